@@ -1,0 +1,38 @@
+//! Every limit of the protocol and the formats, in one place, with its reason. Settings that a user may change and
+//! their defaults are in `settings/`.
+
+use std::time::Duration;
+
+/// Bytes in a name: what Linux allows (`NAME_MAX`).
+pub const MAX_NAME: usize = 255;
+/// Bytes in a path inside the view: what Linux lets a program name at once (`PATH_MAX`).
+pub const MAX_PATH: usize = 4096;
+/// Levels in a path: deep trees cost recursion in every tool that walks them.
+pub const MAX_PATH_DEPTH: usize = 256;
+/// Bytes in the display name of a node.
+pub const MAX_NODE_NAME: usize = 64;
+/// Bytes in a network's name.
+pub const MAX_NETWORK_NAME: usize = 64;
+
+/// Bytes in one control frame on the wire, checked before allocating. A catalog part is the largest; a chunk frame
+/// is a chunk plus its header.
+pub const MAX_FRAME: usize = 4 * 1024 * 1024;
+/// Catalog bytes in one answer; a larger catalog is sent in parts.
+pub const CATALOG_PART: usize = 1024 * 1024;
+/// Entries in one node's catalog: what one share can sensibly publish; a hostile peer can't fill memory beyond it.
+pub const MAX_CATALOG_ENTRIES: usize = 4_000_000;
+/// Requests that one peer may have open with us at once; more are a protocol violation.
+pub const MAX_REQUESTS_PER_PEER: usize = 1024;
+
+/// A handshake must be over in this time, or its connection is closed.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Handshakes in progress at once on a listening port; more wait in the kernel's backlog.
+pub const MAX_HANDSHAKES: usize = 256;
+/// Sessions on a node's listening port.
+pub const MAX_SESSIONS: usize = 4096;
+/// A TCP connection to a peer must be there in this time.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A session without a frame for this long is asked for a sign of life.
+pub const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A session without a frame for this long is closed: the peer is gone.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(15);

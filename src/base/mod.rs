@@ -1,0 +1,11 @@
+//! The vocabulary that every other room speaks: identities, chunk arithmetic, ranges, valid names, time and limits.
+//! Imports nothing of ours and does no I/O.
+
+pub mod chunks;
+pub mod clock;
+pub mod escape;
+pub mod ids;
+pub mod limits;
+pub mod names;
+pub mod ranges;
+pub mod tree;

@@ -1,0 +1,4 @@
+//! flashget: one folder that holds everything a network's live peers share. The layers, from the bottom up; a module
+//! imports only from those above it in this list (`scripts/check-layers` holds to it).
+
+pub mod base;
