@@ -2,3 +2,8 @@
 //! imports only from those above it in this list (`scripts/check-layers` holds to it).
 
 pub mod base;
+pub mod vault;
+pub mod wire;
+pub mod catalog;
+pub mod net;
+pub mod reader;

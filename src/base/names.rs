@@ -62,8 +62,7 @@ impl ValidPath {
 
     /// As a person types it: leading, trailing and doubled slashes and `.` are dropped. `Ok(None)` is the root.
     pub fn from_user(bytes: &[u8]) -> Result<Option<Self>, BadName> {
-        let names: Vec<&[u8]> =
-            bytes.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
+        let names: Vec<&[u8]> = bytes.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
         if names.is_empty() { Ok(None) } else { Self::new(&names.join(&b'/')).map(Some) }
     }
 

@@ -211,8 +211,7 @@ impl VerifiedChunk {
 /// Hashes a whole file that is already in memory (tests, small files).
 pub fn manifest_of(bytes: &[u8]) -> Manifest {
     let size = bytes.len() as u64;
-    let chunks =
-        bytes.chunks(CHUNK as usize).enumerate().map(|(i, chunk)| chunk_hash(size, i as u64, chunk)).collect();
+    let chunks = bytes.chunks(CHUNK as usize).enumerate().map(|(i, chunk)| chunk_hash(size, i as u64, chunk)).collect();
     Manifest { size, chunks }
 }
 

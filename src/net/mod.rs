@@ -1,0 +1,3 @@
+//! Secure sessions to peers, and what everything above sees of them: [`link::PeerLink`].
+
+pub mod link;

@@ -1,0 +1,4 @@
+//! The node's keys: what they are, how they are locked, and sealing and opening with them.
+
+pub mod keys;
+pub mod sealer;

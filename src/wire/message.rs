@@ -1,0 +1,185 @@
+//! The messages that nodes and trackers exchange inside a secure session. Serde enums in MessagePack; chunk bytes are
+//! not in here but follow a bulk frame's header raw (see `frame`). docs/WIRE.md describes them to the byte.
+//!
+//! Everything here comes from outside: sizes are bounded by the frame's cap, counts are checked where they are used.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::ids::{ContentId, NodeId, SubtreeHash};
+use crate::base::ranges::Ranges;
+
+/// The newest protocol version that this build speaks.
+pub const PROTOCOL_VERSION: u8 = 1;
+
+/// A question. Each gets exactly one [`Response`] (or one bulk frame) under its request id, unless it is cancelled.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// A sign of life.
+    Ping,
+    /// Which catalogs do you have? Mine are these.
+    Versions(Vec<CatalogVersion>),
+    /// Bring me forward on one node's catalog.
+    Catalog(CatalogRequest),
+    /// What do you hold of this file, how is it proved, and, if it is one chunk or less, what is in it?
+    Open(ContentId),
+    /// The chunk hashes of one group.
+    Group {
+        /// The file.
+        content: ContentId,
+        /// Which group of it.
+        group: u64,
+    },
+    /// One chunk; answered by a bulk frame, [`Response::NotHere`] or [`Response::Changed`].
+    Chunk {
+        /// The file.
+        content: ContentId,
+        /// Which chunk of it.
+        index: u64,
+    },
+    /// To a tracker: I am here.
+    Announce(Announce),
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// To [`Request::Ping`].
+    Pong,
+    /// To [`Request::Versions`].
+    Versions(Vec<CatalogVersion>),
+    /// To [`Request::Catalog`].
+    Catalog(CatalogAnswer),
+    /// To [`Request::Open`].
+    Opened(Opened),
+    /// To [`Request::Group`].
+    Group(Vec<SubtreeHash>),
+    /// NACK: not this chunk (or file); these are the chunks that I do hold, possibly none.
+    NotHere(Ranges),
+    /// The file has changed since it was published; it is being indexed again.
+    Changed,
+    /// I can't serve now (too many requests); ask again later or ask somebody else.
+    Busy,
+    /// I will not answer that: malformed, or not for this session's network.
+    Refused,
+    /// To [`Request::Announce`].
+    Announced(Announced),
+}
+
+/// Said without a question.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// These catalogs of mine moved.
+    Versions(Vec<CatalogVersion>),
+    /// I hold more of a file than I said.
+    Held {
+        /// The file.
+        content: ContentId,
+        /// What I hold of it now.
+        held: Ranges,
+    },
+    /// I am leaving, properly.
+    Bye,
+}
+
+/// Where one node's catalog stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CatalogVersion {
+    /// Whose catalog.
+    pub node: NodeId,
+    /// Grows when the node lost its state.
+    pub epoch: u64,
+    /// Grows with each delta, from 1 within an epoch.
+    pub version: u64,
+}
+
+/// Asks for a catalog, whole or from a version on. A whole one is fetched in parts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CatalogRequest {
+    /// Whose catalog.
+    pub node: NodeId,
+    /// What the asker has: `(epoch, version)`. `None`: nothing.
+    pub have: Option<(u64, u64)>,
+    /// For a snapshot in several parts: which snapshot `(epoch, version)` and which part of it. `None` for the first request.
+    pub part: Option<(u64, u64, u32)>,
+}
+
+/// What the owner, or somebody who passes it on, has for the asker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CatalogAnswer {
+    /// Nothing newer than what you have, or nothing at all.
+    UpToDate,
+    /// Signed deltas that follow what the asker has, in order (`catalog::signed`, encoded).
+    Deltas(Vec<serde_bytes::ByteBuf>),
+    /// A signed snapshot header and one part of its body. Ask for parts `1..parts` the same way; when all are here the
+    /// header's signature covers the hash of the whole body.
+    Snapshot {
+        /// The signed header (`catalog::signed`, encoded).
+        header: serde_bytes::ByteBuf,
+        /// Which part this is.
+        part: u32,
+        /// How many there are.
+        parts: u32,
+        /// The part's bytes.
+        body: serde_bytes::ByteBuf,
+    },
+}
+
+/// To [`Request::Open`]: what the peer holds of a file and how it is proved. Doubles as the handshake of a transfer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Opened {
+    /// Chunks that this peer can send.
+    pub held: Ranges,
+    /// The manifest's first level; empty for an empty file.
+    pub groups: Vec<SubtreeHash>,
+    /// The chunk hashes of the first group, so that reading can begin without another round trip.
+    pub first_group: Vec<SubtreeHash>,
+    /// The whole content, if the file is at most one chunk (and at most `INLINE_CONTENT` bytes).
+    pub content: Option<serde_bytes::ByteBuf>,
+    /// How many requests this peer is willing to have open with us.
+    pub max_requests: u32,
+}
+
+/// To a tracker: presence.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Announce {
+    /// Where other nodes reach this one. A port alone (address unspecified) means: at the address you see me come from.
+    pub addrs: Vec<SocketAddr>,
+    /// The feed position of the last answer; 0 for everything.
+    pub since: u64,
+    /// The tracker's boot number that `since` belongs to.
+    pub boot: u64,
+    /// True when the node leaves properly.
+    pub leaving: bool,
+}
+
+/// From a tracker: what changed since the asker's last answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Announced {
+    /// Feed position of this answer.
+    pub at: u64,
+    /// Which run of the tracker; a new one means: start over from 0.
+    pub boot: u64,
+    /// True if this is the whole list rather than changes.
+    pub whole: bool,
+    /// Nodes that are new or moved, with where to reach them.
+    pub active: Vec<TrackedNode>,
+    /// Nodes that are gone.
+    pub gone: Vec<NodeId>,
+    /// Ping again after this many milliseconds.
+    pub ping_every_ms: u32,
+}
+
+/// One node as a tracker knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TrackedNode {
+    /// Who.
+    pub node: NodeId,
+    /// Where.
+    pub addrs: Vec<SocketAddr>,
+}
