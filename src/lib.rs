@@ -6,4 +6,5 @@ pub mod vault;
 pub mod wire;
 pub mod catalog;
 pub mod net;
+pub mod swarm;
 pub mod reader;

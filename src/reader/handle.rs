@@ -1,0 +1,147 @@
+//! Open handles: RAM, then the sealed cache, then the swarm; and the window that asks ahead.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::try_join_all;
+use parking_lot::Mutex;
+use tokio::runtime::Handle as Runtime;
+
+use super::contents::{ContentHandle, Contents, ReadBytes, ReadError};
+use super::flight::Flights;
+use super::window::Window;
+use crate::base::chunks::{chunk_start, chunks_of};
+use crate::base::ids::ContentId;
+use crate::base::ranges::Ranges;
+use crate::base::tree::VerifiedChunk;
+use crate::cache::Cache;
+use crate::swarm::swarm::Swarm;
+use crate::swarm::transfer::{FetchError, TransferUse};
+
+/// How reads behave; from the settings and the mount's options.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// A soft read that has brought nothing by then ends with [`ReadError::TimedOut`]. `None`: a hard mount, which waits.
+    pub timeout: Option<Duration>,
+    /// Bytes that one handle asks ahead at most.
+    pub window: u64,
+}
+
+/// Opens contents for reading.
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    swarm: Arc<Swarm>,
+    cache: Arc<Cache>,
+    flights: Arc<Flights>,
+    runtime: Runtime,
+    limits: ReadLimits,
+}
+
+impl Reader {
+    /// A reader over `cache` and, for what is not in it, `swarm`.
+    pub fn new(swarm: Arc<Swarm>, cache: Arc<Cache>, runtime: &Runtime, limits: ReadLimits) -> Self {
+        let shared = Shared { swarm, cache, flights: Flights::new(), runtime: runtime.clone(), limits };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+impl Contents for Reader {
+    fn open(&self, content: ContentId) -> Arc<dyn ContentHandle> {
+        Arc::new(Handle {
+            content,
+            window: Mutex::new(Window::new(content.size, self.shared.limits.window)),
+            transfer: OnceLock::new(),
+            shared: Arc::clone(&self.shared),
+        })
+    }
+}
+
+struct Handle {
+    content: ContentId,
+    window: Mutex<Window>,
+    /// Joined at the first chunk that is not in the cache: what is whole here never asks the network.
+    transfer: OnceLock<TransferUse>,
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    fn transfer(&self) -> &TransferUse {
+        self.transfer.get_or_init(|| self.shared.swarm.join(self.content))
+    }
+
+    /// Tells the swarm what will probably be read next.
+    fn ask_ahead(&self, offset: u64, len: usize) {
+        let ahead = self.window.lock().read(offset, len as u64);
+        if ahead.is_empty() {
+            return;
+        }
+        let missing: Ranges = self.shared.cache.missing(self.content, ahead);
+        if !missing.is_empty() {
+            self.transfer().ahead(&missing);
+        }
+    }
+
+    async fn chunk(&self, index: u64) -> Result<VerifiedChunk, ReadError> {
+        let cache = &self.shared.cache;
+        if let Some(chunk) = cache.ram_get(self.content, index) {
+            return Ok(chunk);
+        }
+        if cache.has(self.content, index) {
+            let (cache, content) = (Arc::clone(cache), self.content);
+            let load = move || cache.load(content, index);
+            if let Some(chunk) = self.shared.flights.join(&self.shared.runtime, (content, index), load).await {
+                return Ok(chunk);
+            }
+        }
+        self.transfer().chunk(index).await.map_err(|error| match error {
+            FetchError::NoSource => ReadError::NoSource,
+            FetchError::Gone => ReadError::Gone,
+        })
+    }
+
+    /// The part of `chunk` that lies in `offset..end`.
+    fn piece(chunk: &VerifiedChunk, offset: u64, end: u64) -> bytes::Bytes {
+        let start = chunk_start(chunk.index());
+        let len = chunk.bytes().len() as u64;
+        let from = offset.saturating_sub(start).min(len);
+        let to = end.saturating_sub(start).min(len);
+        chunk.bytes().slice(from as usize..to as usize)
+    }
+}
+
+#[async_trait]
+impl ContentHandle for Handle {
+    async fn read(&self, offset: u64, len: usize) -> Result<ReadBytes, ReadError> {
+        let chunks = chunks_of(self.content.size, offset, len as u64);
+        if chunks.is_empty() {
+            return Ok(ReadBytes::default());
+        }
+        let all = try_join_all(chunks.map(|index| self.chunk(index)));
+        // What is needed now is asked for (at the first poll) before what may be needed next.
+        let all = async {
+            self.ask_ahead(offset, len);
+            all.await
+        };
+        let chunks = match self.shared.limits.timeout {
+            None => all.await?,
+            Some(limit) => tokio::time::timeout(limit, all).await.map_err(|_| ReadError::TimedOut)??,
+        };
+        let end = offset.saturating_add(len as u64);
+        Ok(ReadBytes::new(chunks.iter().map(|chunk| Self::piece(chunk, offset, end)).collect()))
+    }
+
+    fn read_now(&self, offset: u64, len: usize) -> Option<ReadBytes> {
+        let chunks = chunks_of(self.content.size, offset, len as u64);
+        let end = offset.saturating_add(len as u64);
+        let mut pieces = Vec::with_capacity((chunks.end - chunks.start) as usize);
+        for index in chunks {
+            pieces.push(Self::piece(&self.shared.cache.ram_get(self.content, index)?, offset, end));
+        }
+        self.ask_ahead(offset, len);
+        Some(ReadBytes::new(pieces))
+    }
+}
