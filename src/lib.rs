@@ -2,9 +2,9 @@
 //! imports only from those above it in this list (`scripts/check-layers` holds to it).
 
 pub mod base;
+pub mod settings;
 pub mod vault;
 pub mod wire;
 pub mod catalog;
 pub mod net;
 pub mod swarm;
-pub mod reader;

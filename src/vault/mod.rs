@@ -1,4 +1,8 @@
 //! The node's keys: what they are, how they are locked, and sealing and opening with them.
 
+pub mod block;
+pub mod invite;
 pub mod keys;
+pub mod network;
 pub mod sealer;
+pub mod store;

@@ -1,0 +1,167 @@
+//! The settings file (`config.toml`) and every default, each with its reason.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::units::{Size, Span};
+
+/// Default port of a node.
+pub const NODE_PORT: u16 = 7450;
+/// Default port of a tracker.
+pub const TRACKER_PORT: u16 = 7440;
+
+/// A settings file that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// It could not be read.
+    #[error("{0}: {1}")]
+    Io(PathBuf, std::io::Error),
+    /// It is not what it should be; says where.
+    #[error("{0}: {1}")]
+    Parse(PathBuf, String),
+}
+
+/// Everything that can be set. An empty file gives the defaults.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// This node.
+    pub node: NodeSettings,
+    /// The sealed cache.
+    pub cache: CacheSettings,
+    /// The mount and its reads.
+    pub mount: MountSettings,
+    /// Sharing.
+    pub share: ShareSettings,
+    /// The log.
+    pub log: LogSettings,
+}
+
+/// `[node]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSettings {
+    /// Where peers connect to. All interfaces by default: a node that nobody reaches serves nobody.
+    pub listen: SocketAddr,
+    /// What to tell others to connect to, if not what they see.
+    pub advertise: Option<SocketAddr>,
+    /// How this node calls itself; the host's name by default.
+    pub name: Option<String>,
+    /// Peers to try even when no tracker names them.
+    pub peers: Vec<SocketAddr>,
+}
+
+/// `[cache]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheSettings {
+    /// Where, if not in the home.
+    pub dir: Option<PathBuf>,
+    /// Bytes on disk; by default 10 % of the file system, at most 20 GiB.
+    pub disk: Option<Size>,
+    /// Bytes of plaintext chunks in RAM: two readers' whole windows.
+    pub ram: Size,
+}
+
+/// `[mount]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MountSettings {
+    /// A soft read that brought nothing by then ends with an error.
+    pub timeout: Span,
+    /// How long an entry stays after its last source went: a thinned view must not destroy mirrors.
+    pub linger: Span,
+    /// How far a sequential reader is read ahead of.
+    pub window: Size,
+    /// The kernel's own read-ahead in KiB, raised where permitted: the largest lever on speed that was measured.
+    pub read_ahead_kb: u32,
+    /// How long `mount` waits for the first view.
+    pub first_view: Span,
+}
+
+/// `[share]`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShareSettings {
+    /// Threads that hash; 0: one per core.
+    pub threads: usize,
+}
+
+/// `[log]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// error, warn, info, debug, trace, or a filter such as `info,flashget::net=debug`.
+    pub level: String,
+    /// text, json or journal.
+    pub format: String,
+}
+
+impl Default for NodeSettings {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], NODE_PORT)), advertise: None, name: None, peers: Vec::new() }
+    }
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self { dir: None, disk: None, ram: Size(256 << 20) }
+    }
+}
+
+impl Default for MountSettings {
+    fn default() -> Self {
+        Self {
+            timeout: Span(Duration::from_secs(30)),
+            linger: Span(Duration::from_secs(60)),
+            window: Size(64 << 20),
+            read_ahead_kb: 4096,
+            first_view: Span(Duration::from_secs(5)),
+        }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { level: "info".into(), format: "text".into() }
+    }
+}
+
+impl Settings {
+    /// Reads `file`; one that does not exist gives the defaults.
+    pub fn load(file: &Path) -> Result<Self, SettingsError> {
+        match std::fs::read_to_string(file) {
+            Ok(text) => Self::parse(&text).map_err(|error| SettingsError::Parse(file.into(), error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(SettingsError::Io(file.into(), error)),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_gives_the_defaults_and_a_typo_is_named() {
+        assert_eq!(Settings::parse("").unwrap(), Settings::default());
+        let some = Settings::parse("[cache]\ndisk = \"2GiB\"\n[mount]\ntimeout = \"5s\"\n").unwrap();
+        assert_eq!(some.cache.disk, Some(Size(2 << 30)));
+        assert_eq!(some.mount.timeout.0, Duration::from_secs(5));
+        let error = Settings::parse("[cache]\nrams = 3\n").unwrap_err();
+        assert!(error.contains("rams") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let text = toml::to_string(&Settings::default()).unwrap();
+        assert_eq!(Settings::parse(&text).unwrap(), Settings::default());
+    }
+}

@@ -1,0 +1,5 @@
+//! Where a node keeps its things, and the settings file with every default.
+
+pub mod file;
+pub mod home;
+pub mod units;
