@@ -6,5 +6,7 @@ pub mod settings;
 pub mod vault;
 pub mod wire;
 pub mod catalog;
+pub mod cache;
 pub mod net;
 pub mod swarm;
+pub mod reader;

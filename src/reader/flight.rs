@@ -87,12 +87,15 @@ mod tests {
         let (go, gate) = std::sync::mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
         let joins = (0..10).map(|_| {
-            let (runs, gate) = (Arc::clone(&runs), Arc::clone(&gate));
-            flights.join(&Handle::current(), (content, 0), move || {
-                runs.fetch_add(1, Ordering::SeqCst);
-                gate.lock().recv().ok()?;
-                VerifiedChunk::from_sealed(content, 0, Bytes::from_static(b"x"))
-            })
+            let (flights, runs, gate) = (Arc::clone(&flights), Arc::clone(&runs), Arc::clone(&gate));
+            async move {
+                let work = move || {
+                    runs.fetch_add(1, Ordering::SeqCst);
+                    gate.lock().recv().ok()?;
+                    VerifiedChunk::from_sealed(content, 0, Bytes::from_static(b"x"))
+                };
+                flights.join(&Handle::current(), (content, 0), work).await
+            }
         });
         let joins = futures_util::future::join_all(joins);
         let release = async {

@@ -11,6 +11,7 @@ use super::report::TransferReport;
 use super::transfer::{Transfer, TransferUse};
 use crate::base::ids::ContentId;
 use crate::base::tree::{Proof, VerifiedChunk};
+use crate::cache::Cache;
 use crate::net::link::PeerLink;
 
 /// Ended transfers that `transfers` still tells of.
@@ -32,6 +33,20 @@ pub trait Keep: Send + Sync {
     fn recall(&self, content: ContentId, index: u64) -> Option<VerifiedChunk>;
     /// Keeps a proof. Never blocks; may drop it.
     fn keep_proof(&self, proof: &Proof);
+}
+
+impl Keep for Cache {
+    fn keep(&self, chunk: &VerifiedChunk) {
+        self.put(chunk);
+    }
+
+    fn recall(&self, content: ContentId, index: u64) -> Option<VerifiedChunk> {
+        self.ram_get(content, index)
+    }
+
+    fn keep_proof(&self, proof: &Proof) {
+        self.put_proof(proof);
+    }
 }
 
 /// What transfers need of their surroundings.

@@ -1,0 +1,202 @@
+//! Contents of at most one chunk, many to a file: a pack is appended to until it is full, and leaves as a whole.
+//!
+//! An item: magic (4), u32 LE length of what follows, u16 LE length of the sealed identity, the sealed identity
+//! (`ContentId` under the name key), the sealed record of chunk 0.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use super::large::Record;
+use crate::base::chunks::CHUNK;
+use crate::base::ids::ContentId;
+use crate::vault::block::{BlockKey, HEADER, TAG};
+use crate::vault::keys::ContentKey;
+use crate::vault::sealer::Sealer;
+
+const MAGIC: &[u8; 4] = b"FGI1";
+const ITEM_HEAD: usize = 10;
+/// The longest sealed identity that is believed.
+const MAX_IDENTITY: usize = 256;
+/// A pack is full at this size: small enough to be evicted as a whole, large enough that they stay few.
+const PACK: u64 = 16 << 20;
+const PURPOSE: &str = "cache pack item";
+
+#[derive(Clone, Copy)]
+struct Spot {
+    pack: u32,
+    /// Where the sealed record begins, and its length.
+    at: u64,
+    len: u32,
+}
+
+struct Pack {
+    file: Arc<File>,
+    len: u64,
+    used: SystemTime,
+}
+
+#[derive(Default)]
+struct Inner {
+    spots: HashMap<ContentId, Spot>,
+    packs: HashMap<u32, Pack>,
+    open: Option<u32>,
+    next: u32,
+}
+
+/// All small cached contents.
+pub struct Packs {
+    dir: PathBuf,
+    sealer: Arc<Sealer>,
+    key: ContentKey,
+    inner: Mutex<Inner>,
+}
+
+impl Packs {
+    /// Opens what `dir` holds. The rest of a pack from its first unreadable item on is not used (a torn write).
+    pub fn open(dir: &Path, sealer: Arc<Sealer>, key: ContentKey) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let packs = Self { dir: dir.into(), sealer, key, inner: Mutex::default() };
+        for file in fs::read_dir(dir)? {
+            let path = file?.path();
+            let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok());
+            let Some(number) = number else { continue };
+            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            let meta = file.metadata()?;
+            let mut inner = packs.inner.lock();
+            packs.scan(number, &file, meta.len(), &mut inner.spots)?;
+            inner.packs.insert(number, Pack { file: Arc::new(file), len: meta.len(), used: meta.modified()? });
+            inner.next = inner.next.max(number.saturating_add(1));
+        }
+        Ok(packs)
+    }
+
+    fn scan(&self, pack: u32, file: &File, end: u64, spots: &mut HashMap<ContentId, Spot>) -> io::Result<()> {
+        let mut at = 0;
+        let mut head = [0; ITEM_HEAD + MAX_IDENTITY];
+        while at + (ITEM_HEAD as u64) < end {
+            let got = file.read_at(&mut head, at)?;
+            let len = u64::from(u32::from_le_bytes([head[4], head[5], head[6], head[7]]));
+            let identity = u16::from_le_bytes([head[8], head[9]]) as usize;
+            let fits = identity <= MAX_IDENTITY && ITEM_HEAD + identity <= got && at + 8 + len <= end;
+            if got < ITEM_HEAD || &head[..4] != MAGIC || !fits || len < 2 + identity as u64 {
+                tracing::warn!("the rest of a cache pack can't be used");
+                break;
+            }
+            let sealed = &head[ITEM_HEAD..ITEM_HEAD + identity];
+            if let Ok(plain) = self.sealer.open(PURPOSE, &[], sealed)
+                && let Ok(content) = rmp_serde::from_slice::<ContentId>(&plain)
+                && content.size <= CHUNK
+            {
+                let at = at + (ITEM_HEAD + identity) as u64;
+                let record = len - 2 - identity as u64;
+                if record == content.size + (HEADER + TAG) as u64 {
+                    spots.insert(content, Spot { pack, at, len: record as u32 });
+                }
+            }
+            at += 8 + len;
+        }
+        Ok(())
+    }
+
+    /// True if there is an item of `content`.
+    pub fn has(&self, content: ContentId) -> bool {
+        self.inner.lock().spots.contains_key(&content)
+    }
+
+    /// The content, opened.
+    pub fn read(&self, content: ContentId) -> io::Result<Record> {
+        let (spot, file) = {
+            let mut inner = self.inner.lock();
+            let Some(spot) = inner.spots.get(&content).copied() else { return Ok(Record::Absent) };
+            let Some(pack) = inner.packs.get_mut(&spot.pack) else { return Ok(Record::Absent) };
+            pack.used = SystemTime::now();
+            (spot, Arc::clone(&pack.file))
+        };
+        let mut record = vec![0; spot.len as usize];
+        let key = BlockKey::new(&self.key, content).map_err(io::Error::other)?;
+        let opened = file.read_exact_at(&mut record, spot.at).ok().and_then(|()| key.open(0, &mut record).ok());
+        match opened {
+            Some(len) => Ok(Record::Plain(bytes::Bytes::from(record).slice(HEADER..HEADER + len))),
+            None => {
+                self.inner.lock().spots.remove(&content);
+                Ok(Record::Damaged)
+            }
+        }
+    }
+
+    /// Appends a content; returns the bytes that this takes, 0 if it is there already.
+    pub fn put(&self, content: ContentId, plain: &[u8], buffer: &mut Vec<u8>) -> io::Result<u64> {
+        if self.has(content) {
+            return Ok(0);
+        }
+        let identity = rmp_serde::to_vec(&content).map_err(io::Error::other)?;
+        let identity = self.sealer.seal(PURPOSE, &[], &identity).map_err(io::Error::other)?;
+        let key = BlockKey::new(&self.key, content).map_err(io::Error::other)?;
+        key.seal(0, plain, buffer).map_err(io::Error::other)?;
+        let len = (2 + identity.len() + buffer.len()) as u32;
+        let mut item = Vec::with_capacity(8 + len as usize);
+        item.extend_from_slice(MAGIC);
+        item.extend_from_slice(&len.to_le_bytes());
+        item.extend_from_slice(&(identity.len() as u16).to_le_bytes());
+        item.extend_from_slice(&identity);
+        item.extend_from_slice(buffer);
+
+        // One writer thread: nobody else appends between here and the end.
+        let (number, file, at) = self.open_pack()?;
+        file.write_all_at(&item, at)?;
+        let spot = Spot { pack: number, at: at + (ITEM_HEAD + identity.len()) as u64, len: buffer.len() as u32 };
+        let mut inner = self.inner.lock();
+        if let Some(pack) = inner.packs.get_mut(&number) {
+            pack.len = at + item.len() as u64;
+            pack.used = SystemTime::now();
+            inner.spots.insert(content, spot);
+        }
+        Ok(item.len() as u64)
+    }
+
+    fn open_pack(&self) -> io::Result<(u32, Arc<File>, u64)> {
+        let mut inner = self.inner.lock();
+        if let Some(number) = inner.open
+            && let Some(pack) = inner.packs.get(&number)
+            && pack.len < PACK
+        {
+            return Ok((number, Arc::clone(&pack.file), pack.len));
+        }
+        let number = inner.next;
+        let path = self.dir.join(number.to_string());
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let file = Arc::new(file);
+        inner.packs.insert(number, Pack { file: Arc::clone(&file), len: 0, used: SystemTime::now() });
+        inner.open = Some(number);
+        inner.next = number.saturating_add(1);
+        Ok((number, file, 0))
+    }
+
+    /// Packs with their bytes and last use.
+    pub fn list(&self) -> Vec<(u32, u64, SystemTime)> {
+        self.inner.lock().packs.iter().map(|(number, pack)| (*number, pack.len, pack.used)).collect()
+    }
+
+    /// Removes a pack and all that is in it; returns the bytes that it took.
+    pub fn remove(&self, number: u32) -> io::Result<u64> {
+        let bytes = {
+            let mut inner = self.inner.lock();
+            inner.spots.retain(|_, spot| spot.pack != number);
+            if inner.open == Some(number) {
+                inner.open = None;
+            }
+            inner.packs.remove(&number).map_or(0, |pack| pack.len)
+        };
+        match fs::remove_file(self.dir.join(number.to_string())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(bytes),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The cache: plaintext chunks in RAM, sealed ones on disk, one thread that writes and evicts.
+//!
+//! A record that does not open is a miss: counted, logged, fetched again. A disk that is full or broken makes the
+//! cache smaller, never a read fail.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::large::{LargeFiles, Record};
+use super::layout::SLOT;
+use super::packs::Packs;
+use super::queue::Queue;
+use crate::base::chunks::{CHUNK, chunk_count, group_count};
+use crate::base::ids::ContentId;
+use crate::base::ranges::Ranges;
+use crate::base::tree::{Proof, VerifiedChunk};
+use crate::vault::keys::ContentKey;
+use crate::vault::sealer::Sealer;
+
+/// Plaintext that may wait to be sealed and written: a disk that stalls for a tenth of a second loses nothing.
+const QUEUE: usize = 128 << 20;
+/// By default the disk part takes this fraction of the file system...
+const DISK_PART: u64 = 10;
+/// ...and at most this.
+const DISK_MOST: u64 = 20 << 30;
+/// After an error of the disk, writing pauses for this long.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Why the cache can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the cache in {dir}: {source}")]
+pub struct CacheError {
+    dir: PathBuf,
+    source: io::Error,
+}
+
+/// Bounds, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CacheLimits {
+    /// On disk; `None`: 10 % of the file system, at most 20 GiB.
+    pub disk: Option<u64>,
+    /// Of plaintext in RAM.
+    pub ram: u64,
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct CacheStats {
+    /// Bytes on disk now.
+    pub disk_bytes: u64,
+    /// Bytes that it may take on disk.
+    pub disk_limit: u64,
+    /// Bytes of plaintext in RAM now.
+    pub ram_bytes: u64,
+    /// Chunks read from disk.
+    pub loads: u64,
+    /// Chunks sealed and written.
+    pub writes: u64,
+    /// Chunks that were not written because the disk could not keep up, was full or failed.
+    pub dropped: u64,
+    /// Records that did not open.
+    pub damaged: u64,
+    /// Contents (or packs of small ones) that were evicted.
+    pub evicted: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    disk_bytes: AtomicU64,
+    loads: AtomicU64,
+    writes: AtomicU64,
+    dropped: AtomicU64,
+    damaged: AtomicU64,
+    evicted: AtomicU64,
+}
+
+enum Job {
+    Chunk(VerifiedChunk),
+    Proof(Box<Proof>),
+}
+
+struct Inner {
+    large: LargeFiles,
+    packs: Packs,
+    queue: Queue<Job>,
+    limit: u64,
+    counters: Counters,
+    paused: AtomicBool,
+    whole: watch::Sender<u64>,
+}
+
+/// See the module.
+pub struct Cache {
+    inner: Arc<Inner>,
+    ram: moka::sync::Cache<(ContentId, u64), VerifiedChunk>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Cache {
+    /// Opens (or makes) the cache in `dir` and starts its writer. Blocks for the time that listing `dir` takes.
+    pub fn open(
+        dir: &Path,
+        key: &ContentKey,
+        sealer: Arc<Sealer>,
+        limits: CacheLimits,
+    ) -> Result<Arc<Self>, CacheError> {
+        let wrong = |source| CacheError { dir: dir.into(), source };
+        let large = LargeFiles::open(&dir.join("files"), Arc::clone(&sealer), key.clone()).map_err(wrong)?;
+        let packs = Packs::open(&dir.join("packs"), sealer, key.clone()).map_err(wrong)?;
+        let limit = match limits.disk {
+            Some(limit) => limit,
+            None => {
+                let fs = rustix::fs::statvfs(dir).map_err(|errno| wrong(errno.into()))?;
+                (fs.f_blocks * fs.f_frsize / DISK_PART).min(DISK_MOST)
+            }
+        };
+        let used = large.list().iter().map(|(_, _, bytes, _)| bytes).sum::<u64>()
+            + packs.list().iter().map(|(_, bytes, _)| bytes).sum::<u64>();
+        let counters = Counters { disk_bytes: AtomicU64::new(used), ..Counters::default() };
+        let inner = Arc::new(Inner {
+            large,
+            packs,
+            queue: Queue::new(QUEUE),
+            limit,
+            counters,
+            paused: AtomicBool::new(false),
+            whole: watch::channel(0).0,
+        });
+        let writer = {
+            let inner = Arc::clone(&inner);
+            std::thread::Builder::new().name("fg-cache".into()).spawn(move || inner.write()).map_err(wrong)?
+        };
+        // Plain LRU: the policy that moka prefers would refuse new chunks in favour of often used ones, and a streamed
+        // file consists of new chunks only.
+        let ram = moka::sync::Cache::builder()
+            .eviction_policy(moka::policy::EvictionPolicy::lru())
+            .weigher(|_, chunk: &VerifiedChunk| chunk.bytes().len() as u32 + 256)
+            .max_capacity(limits.ram)
+            .build();
+        Ok(Arc::new(Self { inner, ram, writer: Mutex::new(Some(writer)) }))
+    }
+
+    /// The chunk, if its plaintext is in RAM.
+    pub fn ram_get(&self, content: ContentId, index: u64) -> Option<VerifiedChunk> {
+        self.ram.get(&(content, index))
+    }
+
+    /// Keeps a chunk: in RAM at once, sealed on disk soon, unless the disk can't keep up. Never blocks.
+    pub fn put(&self, chunk: &VerifiedChunk) {
+        self.ram.insert((chunk.content(), chunk.index()), chunk.clone());
+        let len = chunk.bytes().len();
+        if self.inner.limit == 0 || self.inner.paused.load(Ordering::Relaxed) {
+            self.inner.counters.dropped.fetch_add(1, Ordering::Relaxed);
+        } else if !self.has(chunk.content(), chunk.index()) && !self.inner.queue.offer(Job::Chunk(chunk.clone()), len) {
+            self.inner.counters.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps what proves a file. Never blocks.
+    pub fn put_proof(&self, proof: &Proof) {
+        if self.inner.limit > 0 && chunk_count(proof.content().size) > 1 {
+            // A proof that is dropped is asked of a source again.
+            let _ = self.inner.queue.offer(Job::Proof(Box::new(proof.clone())), 32 * proof.groups().len());
+        }
+    }
+
+    /// True if there is a sealed record of the chunk.
+    pub fn has(&self, content: ContentId, index: u64) -> bool {
+        if chunk_count(content.size) <= 1 {
+            return self.inner.packs.has(content);
+        }
+        self.inner.large.with(content, |kept| kept.present.contains(index)).unwrap_or(false)
+    }
+
+    /// Reads and opens the sealed record of a chunk; the plaintext stays in RAM for a while. Blocks on the disk.
+    pub fn load(&self, content: ContentId, index: u64) -> Option<VerifiedChunk> {
+        let record = if chunk_count(content.size) <= 1 {
+            self.inner.packs.read(content)
+        } else {
+            self.inner.large.chunk(content, index)
+        };
+        match record {
+            Ok(Record::Plain(bytes)) => {
+                let chunk = VerifiedChunk::from_sealed(content, index, bytes)?;
+                self.inner.counters.loads.fetch_add(1, Ordering::Relaxed);
+                self.ram.insert((content, index), chunk.clone());
+                Some(chunk)
+            }
+            Ok(Record::Absent) => None,
+            Ok(Record::Damaged) => {
+                self.inner.counters.damaged.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(content = %content.root.short(12), chunk = index, "a sealed record does not open: fetched again");
+                self.inner.tell();
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "reading the cache failed: fetched again");
+                None
+            }
+        }
+    }
+
+    /// Which of `chunks` are neither in RAM nor on disk.
+    pub fn missing(&self, content: ContentId, chunks: std::ops::Range<u64>) -> Ranges {
+        let mut missing = Ranges::of(chunks);
+        if chunk_count(content.size) <= 1 {
+            return if self.inner.packs.has(content) { Ranges::new() } else { missing };
+        }
+        self.inner.large.with(content, |kept| missing.subtract(&kept.present));
+        missing.iter().filter(|index| !self.ram.contains_key(&(content, *index))).collect()
+    }
+
+    /// The chunks with a sealed record.
+    pub fn held(&self, content: ContentId) -> Ranges {
+        if chunk_count(content.size) <= 1 {
+            return if self.inner.packs.has(content) { Ranges::of(0..1) } else { Ranges::new() };
+        }
+        self.inner.large.with(content, |kept| kept.present.clone()).unwrap_or_default()
+    }
+
+    /// True if every chunk has a sealed record.
+    pub fn is_whole(&self, content: ContentId) -> bool {
+        match chunk_count(content.size) {
+            0 => true,
+            1 => self.inner.packs.has(content),
+            _ => self.inner.large.is_whole(content),
+        }
+    }
+
+    /// Changes whenever the answer of [`Cache::is_whole`] may have changed for some content.
+    pub fn whole_changes(&self) -> watch::Receiver<u64> {
+        self.inner.whole.subscribe()
+    }
+
+    /// The groups' hashes of a file and, where they are known, the chunk hashes of each group in `groups`. Blocks on
+    /// the disk.
+    pub fn load_proof(&self, content: ContentId, groups: std::ops::Range<u64>) -> Option<Proof> {
+        if chunk_count(content.size) <= 1 {
+            let root = crate::base::ids::SubtreeHash(content.root.0);
+            return Proof::new(content, if content.size == 0 { Vec::new() } else { vec![root] }).ok();
+        }
+        let mut proof = Proof::new(content, self.inner.large.hashes(content, None)?).ok()?;
+        for group in groups.start..groups.end.min(group_count(content.size)) {
+            if let Some(hashes) = self.inner.large.hashes(content, Some(group)) {
+                // Hashes that don't fit are as good as none.
+                let _ = proof.add_group(group, hashes);
+            }
+        }
+        Some(proof)
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> CacheStats {
+        let counters = &self.inner.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        self.ram.run_pending_tasks();
+        CacheStats {
+            disk_bytes: get(&counters.disk_bytes),
+            disk_limit: self.inner.limit,
+            ram_bytes: self.ram.weighted_size(),
+            loads: get(&counters.loads),
+            writes: get(&counters.writes),
+            dropped: get(&counters.dropped),
+            damaged: get(&counters.damaged),
+            evicted: get(&counters.evicted),
+        }
+    }
+
+    /// Waits until what was put has been written. Blocks.
+    pub fn flush(&self) {
+        self.inner.queue.drain();
+    }
+
+    /// Writes what waits, then ends the writer. Blocks.
+    pub fn close(&self) {
+        self.inner.queue.close();
+        if let Some(writer) = self.writer.lock().take() {
+            // A writer that panicked has nothing left to save.
+            let _ = writer.join();
+            self.inner.large.save_use();
+        }
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Inner {
+    fn tell(&self) {
+        self.whole.send_modify(|version| *version += 1);
+    }
+
+    /// The writer's thread.
+    fn write(&self) {
+        let mut buffer = Vec::with_capacity(SLOT as usize);
+        let mut resume: Option<Instant> = None;
+        while let Some(job) = self.queue.take() {
+            if resume.is_some_and(|at| Instant::now() < at) {
+                self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            if resume.take().is_some() {
+                self.paused.store(false, Ordering::Relaxed);
+            }
+            let written = match &job {
+                Job::Chunk(chunk) => self.write_chunk(chunk, &mut buffer),
+                Job::Proof(proof) => self.write_proof(proof),
+            };
+            if let Err(error) = written {
+                tracing::warn!(%error, "writing the cache failed: files are read without it for a while");
+                self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+                resume = Some(Instant::now() + PAUSE);
+            }
+        }
+    }
+
+    fn write_chunk(&self, chunk: &VerifiedChunk, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let (content, index) = (chunk.content(), chunk.index());
+        let small = chunk_count(content.size) <= 1;
+        if !self.make_room(SLOT, content)? {
+            self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        let bytes = if small {
+            self.packs.put(content, chunk.bytes(), buffer)?
+        } else {
+            self.large.put(content, index, chunk.bytes(), buffer)?;
+            buffer.len() as u64
+        };
+        self.counters.writes.fetch_add(1, Ordering::Relaxed);
+        self.counters.disk_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if small || self.large.is_whole(content) {
+            self.tell();
+        }
+        Ok(())
+    }
+
+    fn write_proof(&self, proof: &Proof) -> io::Result<()> {
+        let content = proof.content();
+        self.large.put_hashes(content, None, proof.groups())?;
+        for group in 0..group_count(content.size) {
+            if let Some(hashes) = proof.group(group)
+                && self.large.hashes(content, Some(group)).is_none()
+            {
+                self.large.put_hashes(content, Some(group), hashes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Evicts what was used longest ago until `bytes` fit; never `content` itself, which is being written. False if
+    /// there is no room.
+    fn make_room(&self, bytes: u64, content: ContentId) -> io::Result<bool> {
+        enum Unit {
+            Large(ContentId),
+            Pack(u32),
+        }
+        let used = || self.counters.disk_bytes.load(Ordering::Relaxed);
+        if used() + bytes <= self.limit {
+            return Ok(true);
+        }
+        let mut units: Vec<(SystemTime, Unit)> = Vec::new();
+        units.extend(
+            self.large.list().into_iter().filter(|unit| unit.0 != content).map(|unit| (unit.3, Unit::Large(unit.0))),
+        );
+        units.extend(self.packs.list().into_iter().map(|(number, _, used)| (used, Unit::Pack(number))));
+        units.sort_by_key(|(used, _)| *used);
+        // A little more than needed, so that the next chunks don't evict one by one.
+        let target = self.limit.saturating_sub(bytes).min(self.limit - self.limit / 32);
+        for (_, unit) in units {
+            if used() <= target {
+                break;
+            }
+            let freed = match unit {
+                Unit::Large(content) => self.large.remove(content)?,
+                Unit::Pack(number) => self.packs.remove(number)?,
+            };
+            let now = used().saturating_sub(freed);
+            self.counters.disk_bytes.store(now, Ordering::Relaxed);
+            self.counters.evicted.fetch_add(1, Ordering::Relaxed);
+            self.tell();
+        }
+        Ok(used() + bytes <= self.limit)
+    }
+}
+
+/// The most chunks of plaintext that may wait for the writer.
+pub const QUEUED_CHUNKS: usize = QUEUE / CHUNK as usize;
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

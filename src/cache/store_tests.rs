@@ -1,0 +1,169 @@
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::base::chunks::{chunk_len, chunk_start};
+use crate::base::tree::{manifest_of, verify_chunk};
+use crate::vault::keys::NameKey;
+
+const LIMITS: CacheLimits = CacheLimits { disk: Some(1 << 30), ram: 0 };
+
+fn open(dir: &Path, limits: CacheLimits) -> Arc<Cache> {
+    let sealer = Arc::new(Sealer::new(&NameKey::from_bytes([1; 32])));
+    Cache::open(dir, &ContentKey::from_bytes([2; 32]), sealer, limits).unwrap()
+}
+
+fn bytes(tag: u8, len: usize) -> Bytes {
+    (0..len).map(|i| (i as u8).wrapping_mul(31) ^ (i >> 8) as u8 ^ tag).collect()
+}
+
+fn chunks(bytes: &Bytes) -> (ContentId, Proof, Vec<VerifiedChunk>) {
+    let manifest = manifest_of(bytes);
+    let content = manifest.content();
+    let mut proof = Proof::new(content, manifest.groups()).unwrap();
+    for group in 0..group_count(content.size) {
+        proof.add_group(group, manifest.group(group).to_vec()).unwrap();
+    }
+    let all = (0..chunk_count(content.size)).map(|index| {
+        let start = chunk_start(index) as usize;
+        let part = bytes.slice(start..start + chunk_len(content.size, index));
+        verify_chunk(content, index, manifest.chunks()[index as usize], part).unwrap()
+    });
+    (content, proof, all.collect())
+}
+
+fn every_file(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for item in fs::read_dir(dir).unwrap() {
+        let path = item.unwrap().path();
+        if path.is_dir() { found.extend(every_file(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+#[test]
+fn what_is_put_is_there_after_a_restart_and_nowhere_in_the_clear() {
+    let dir = tempfile::tempdir().unwrap();
+    let big = bytes(1, 5 * CHUNK as usize + 77);
+    let small = bytes(2, 3000);
+    let (big_id, proof, big_chunks) = chunks(&big);
+    let (small_id, _, small_chunks) = chunks(&small);
+    let cache = open(dir.path(), LIMITS);
+    // The last but one is left out.
+    for chunk in big_chunks.iter().filter(|chunk| chunk.index() != 4).chain(&small_chunks) {
+        cache.put(chunk);
+    }
+    cache.put_proof(&proof);
+    cache.close();
+    drop(cache);
+
+    for file in every_file(dir.path()) {
+        let stored = fs::read(&file).unwrap();
+        for plain in [&big[1000..1016], &small[100..116], &big_id.root.0[..8], &small_id.root.0[..8]] {
+            assert!(!stored.windows(plain.len()).any(|window| window == plain), "plaintext in {file:?}");
+        }
+    }
+
+    let cache = open(dir.path(), LIMITS);
+    assert_eq!(cache.held(big_id).runs(), [0..4, 5..6]);
+    assert_eq!(cache.missing(big_id, 0..6).runs(), std::slice::from_ref(&(4..5)));
+    assert!(!cache.is_whole(big_id) && cache.is_whole(small_id));
+    for chunk in big_chunks.iter().filter(|chunk| chunk.index() != 4).chain(&small_chunks) {
+        assert_eq!(cache.load(chunk.content(), chunk.index()).unwrap().bytes(), chunk.bytes());
+    }
+    assert!(cache.load(big_id, 4).is_none());
+    assert_eq!(cache.stats().damaged, 0);
+    let loaded = cache.load_proof(big_id, 0..1).unwrap();
+    assert_eq!(loaded.group(0), proof.group(0));
+    cache.put(&big_chunks[4]);
+    cache.flush();
+    assert!(cache.is_whole(big_id));
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_a_miss() {
+    let dir = tempfile::tempdir().unwrap();
+    let big = bytes(3, 3 * CHUNK as usize);
+    let small = bytes(4, 900);
+    let (big_id, _, big_chunks) = chunks(&big);
+    let (small_id, _, small_chunks) = chunks(&small);
+    let cache = open(dir.path(), LIMITS);
+    big_chunks.iter().chain(&small_chunks).for_each(|chunk| cache.put(chunk));
+    cache.close();
+    drop(cache);
+    for file in every_file(dir.path()) {
+        let original = fs::read(&file).unwrap();
+        let handle = fs::OpenOptions::new().write(true).open(&file).unwrap();
+        for at in (0..original.len()).step_by(original.len() / 60 + 1) {
+            handle.write_all_at(&[original[at] ^ 4], at as u64).unwrap();
+            let cache = open(dir.path(), LIMITS);
+            for chunk in big_chunks.iter().chain(&small_chunks) {
+                if let Some(loaded) = cache.load(chunk.content(), chunk.index()) {
+                    assert_eq!(loaded.bytes(), chunk.bytes());
+                }
+            }
+            drop(cache);
+            fs::write(&file, &original).unwrap();
+        }
+    }
+    let cache = open(dir.path(), LIMITS);
+    assert!(cache.is_whole(big_id) && cache.is_whole(small_id));
+}
+
+#[test]
+fn a_damaged_record_is_counted_and_can_be_put_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (id, _, all) = chunks(&bytes(5, 2 * CHUNK as usize));
+    let cache = open(dir.path(), LIMITS);
+    all.iter().for_each(|chunk| cache.put(chunk));
+    cache.flush();
+    let file = every_file(dir.path()).pop().unwrap();
+    let stored = fs::read(&file).unwrap();
+    let last = stored.len() - 1;
+    fs::OpenOptions::new().write(true).open(&file).unwrap().write_all_at(&[stored[last] ^ 1], last as u64).unwrap();
+    assert!(cache.load(id, 1).is_none());
+    assert_eq!(cache.stats().damaged, 1);
+    assert!(!cache.has(id, 1));
+    cache.put(&all[1]);
+    cache.flush();
+    assert_eq!(cache.load(id, 1).unwrap().bytes(), all[1].bytes());
+}
+
+#[test]
+fn the_disk_is_bounded_and_the_oldest_goes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let limit = 12 * SLOT;
+    let cache = open(dir.path(), CacheLimits { disk: Some(limit), ram: 0 });
+    let files: Vec<_> = (0..6).map(|tag| chunks(&bytes(tag, 3 * CHUNK as usize))).collect();
+    for (_, _, all) in &files {
+        all.iter().for_each(|chunk| cache.put(chunk));
+        cache.flush();
+        // The first stays in use.
+        assert!(cache.load(files[0].0, 0).is_some());
+    }
+    let stats = cache.stats();
+    assert!(stats.disk_bytes <= limit && stats.evicted >= 2, "{stats:?}");
+    assert!(cache.is_whole(files[0].0) && cache.is_whole(files[5].0) && !cache.is_whole(files[1].0));
+    // A content larger than the whole cache fills it and no more.
+    let (id, _, all) = chunks(&bytes(9, 20 * CHUNK as usize));
+    all.iter().for_each(|chunk| cache.put(chunk));
+    cache.flush();
+    let stats = cache.stats();
+    assert!(stats.disk_bytes <= limit && stats.dropped > 0 && !cache.held(id).is_empty(), "{stats:?}");
+}
+
+#[test]
+fn another_key_opens_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (id, _, all) = chunks(&bytes(5, 2 * CHUNK as usize));
+    let cache = open(dir.path(), LIMITS);
+    all.iter().for_each(|chunk| cache.put(chunk));
+    cache.close();
+    drop(cache);
+    let sealer = Arc::new(Sealer::new(&NameKey::from_bytes([1; 32])));
+    let cache = Cache::open(dir.path(), &ContentKey::from_bytes([3; 32]), sealer, LIMITS).unwrap();
+    assert!(cache.load(id, 0).is_none());
+    assert_eq!(cache.stats().damaged, 1);
+}
