@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::handshake::Kind;
 use crate::base::ids::{ContentId, NetworkId, NodeId};
 use crate::base::ranges::Ranges;
 use crate::wire::message::{Notice, Request, Response};
@@ -70,6 +71,12 @@ pub trait PeerLink: Send + Sync + fmt::Debug {
     fn node(&self) -> NodeId;
     /// The network that both sides proved to belong to.
     fn network(&self) -> NetworkId;
+    /// Whether this is a session between members or with a tracker.
+    fn kind(&self) -> Kind;
+    /// Where the session comes from or goes to.
+    fn remote(&self) -> PeerAddr;
+    /// Where the peer says that it accepts sessions.
+    fn addrs(&self) -> &[PeerAddr];
     /// The name that the peer gave itself; valid UTF-8, at most `MAX_NODE_NAME` bytes, not escaped.
     fn name(&self) -> &str;
     /// Asks for anything but a chunk. NACKs and refusals come back as errors, other answers as they are.

@@ -1,0 +1,186 @@
+//! Peers in memory for tests: honest, slow, lying, silent, vanishing, holding a part. They run under tokio's paused clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::handshake::Kind;
+use super::link::{LinkError, LinkStats, PeerAddr, PeerLink, RawChunk};
+use crate::base::chunks::{chunk_count, chunk_len, chunk_start};
+use crate::base::ids::{ContentId, NetworkId, NodeId};
+use crate::base::ranges::Ranges;
+use crate::base::tree::{Manifest, manifest_of};
+use crate::wire::message::{Notice, Opened, Request, Response};
+
+/// How a fake peer behaves.
+#[derive(Clone, Debug)]
+pub enum Behaviour {
+    /// Answers at once.
+    Honest,
+    /// Brings this many bytes per second, one chunk after the other.
+    Slow(u64),
+    /// Sends wrong bytes.
+    Lying,
+    /// Never answers a request for a chunk.
+    Silent,
+    /// Is gone after this many chunks.
+    Vanishing(u64),
+    /// Says that its file has changed.
+    Changed,
+    /// Is too busy for this many requests.
+    Busy(u64),
+}
+
+/// A peer that holds one file.
+pub struct FakePeer {
+    node: NodeId,
+    bytes: Bytes,
+    manifest: Manifest,
+    held: Ranges,
+    behaviour: Behaviour,
+    asked: AtomicU64,
+    received: AtomicU64,
+    turn: tokio::sync::Mutex<()>,
+    over: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for FakePeer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FakePeer({}, {:?})", self.node.short(4), self.behaviour)
+    }
+}
+
+impl FakePeer {
+    /// A peer whose id is made of `tag`, with all of `bytes`.
+    pub fn new(tag: u8, bytes: &Bytes, behaviour: Behaviour) -> Arc<Self> {
+        Self::holding(tag, bytes, behaviour, Ranges::of(0..chunk_count(bytes.len() as u64)))
+    }
+
+    /// A peer that holds a part.
+    pub fn holding(tag: u8, bytes: &Bytes, behaviour: Behaviour, held: Ranges) -> Arc<Self> {
+        Arc::new(Self {
+            node: NodeId([tag; 32]),
+            manifest: manifest_of(bytes),
+            bytes: bytes.clone(),
+            held,
+            behaviour,
+            asked: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            turn: tokio::sync::Mutex::new(()),
+            over: watch::channel(false).0,
+        })
+    }
+
+    /// Chunk requests so far.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn real(&self, index: u64) -> Bytes {
+        let start = chunk_start(index) as usize;
+        self.bytes.slice(start..start + chunk_len(self.bytes.len() as u64, index))
+    }
+}
+
+#[async_trait]
+impl PeerLink for FakePeer {
+    fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn network(&self) -> NetworkId {
+        NetworkId([0; 32])
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Member
+    }
+
+    fn name(&self) -> &str {
+        "fake"
+    }
+
+    fn remote(&self) -> PeerAddr {
+        PeerAddr::Tcp(([127, 0, 0, 1], 1).into())
+    }
+
+    fn addrs(&self) -> &[PeerAddr] {
+        &[]
+    }
+
+    async fn request(&self, request: Request) -> Result<Response, LinkError> {
+        if self.is_closed() {
+            return Err(LinkError::Closed);
+        }
+        match request {
+            Request::Open(content) if content == self.manifest.content() => Ok(Response::Opened(Opened {
+                held: self.held.clone(),
+                groups: self.manifest.groups(),
+                first_group: self.manifest.group(0).to_vec(),
+                content: None,
+                max_requests: 64,
+            })),
+            Request::Group { content, group } if content == self.manifest.content() => {
+                Ok(Response::Group(self.manifest.group(group).to_vec()))
+            }
+            _ => Err(LinkError::Refused),
+        }
+    }
+
+    async fn chunk(&self, content: ContentId, index: u64) -> Result<RawChunk, LinkError> {
+        let before = self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.is_closed() {
+            return Err(LinkError::Closed);
+        }
+        if content != self.manifest.content() || !self.held.contains(index) {
+            return Err(LinkError::NotHere(self.held.clone()));
+        }
+        let mut bytes = self.real(index);
+        match self.behaviour {
+            Behaviour::Honest => tokio::task::yield_now().await,
+            Behaviour::Slow(rate) => {
+                let _turn = self.turn.lock().await;
+                tokio::time::sleep(Duration::from_secs_f64(bytes.len() as f64 / rate as f64)).await;
+            }
+            Behaviour::Lying => {
+                let mut wrong = bytes.to_vec();
+                wrong[0] ^= 1;
+                bytes = wrong.into();
+            }
+            Behaviour::Silent => std::future::pending().await,
+            Behaviour::Vanishing(after) if before >= after => {
+                self.close();
+                return Err(LinkError::Closed);
+            }
+            Behaviour::Vanishing(_) => {}
+            Behaviour::Changed => return Err(LinkError::Changed),
+            Behaviour::Busy(times) if before < times => return Err(LinkError::Busy),
+            Behaviour::Busy(_) => {}
+        }
+        self.received.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        Ok(RawChunk { wire_len: bytes.len(), bytes })
+    }
+
+    fn notify(&self, _: Notice) {}
+
+    fn is_closed(&self) -> bool {
+        *self.over.borrow()
+    }
+
+    async fn closed(&self) {
+        // The sender is in `self`.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    fn close(&self) {
+        self.over.send_replace(true);
+    }
+
+    fn stats(&self) -> LinkStats {
+        LinkStats { received: self.received.load(Ordering::SeqCst), sent: 0, rtt_micros: 100 }
+    }
+}

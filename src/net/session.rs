@@ -1,0 +1,500 @@
+//! One session: a task that reads, opens and dispatches, a task that seals and writes, and requests in between.
+//!
+//! Both sides may ask at any time. What a peer can make this side hold is bounded: its open requests by
+//! `MAX_REQUESTS_PER_PEER`, chunks that are ready to be sent by [`BULK_ROOM`], control answers by the outbox.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::{Buf, Bytes, BytesMut};
+use parking_lot::Mutex;
+use snow::StatelessTransportState;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::AbortHandle;
+
+use super::handshake::{Kind as SessionKind, Opened};
+use super::link::{Answer, LinkError, LinkStats, PeerAddr, PeerLink, RawChunk, Service};
+use super::outbox::{Outbox, Outgoing};
+use crate::base::chunks::CHUNK;
+use crate::base::ids::{ContentId, NetworkId, NodeId};
+use crate::base::limits::{KEEPALIVE, MAX_FRAME, MAX_REQUESTS_PER_PEER, SESSION_TIMEOUT};
+use crate::wire::compress;
+use crate::wire::frame::{Assembler, FLAG_SNAPPY, Frame, FrameError, HEADER, Header, Kind, MAX_PART};
+use crate::wire::message::{Notice, Request, Response};
+
+/// Bytes of chunks that are read, or being read, to be sent: enough for the longest fat pipe that one session should
+/// fill (4 MiB is 30 ms at 1 Gbit/s), little enough that thousands of sessions fit in memory.
+const BULK_ROOM: usize = 4 << 20;
+/// Answers above this go with the bulk, so that a small question does not wait behind a catalog.
+const LARGE_ANSWER: usize = 64 * 1024;
+/// Ciphertext that is gathered for one write.
+const WRITE: usize = 512 * 1024;
+/// What one read takes from the socket at most.
+const READ: usize = 512 * 1024;
+const TAG: usize = 16;
+
+enum Reply {
+    Message(Response),
+    Chunk(RawChunk),
+}
+
+type Waiter = oneshot::Sender<Result<Reply, LinkError>>;
+
+/// See the module.
+pub struct Session {
+    node: NodeId,
+    name: String,
+    network: NetworkId,
+    kind: SessionKind,
+    remote: SocketAddr,
+    addrs: Vec<PeerAddr>,
+    noise: StatelessTransportState,
+    outbox: Outbox,
+    room: Arc<Semaphore>,
+    waiting: Mutex<HashMap<u32, Waiter>>,
+    next: AtomicU32,
+    /// Requests of the peer that are being answered.
+    serving: Mutex<HashMap<u32, Option<AbortHandle>>>,
+    over: watch::Sender<bool>,
+    began: Instant,
+    received: AtomicU64,
+    sent: AtomicU64,
+    rtt_micros: AtomicU64,
+    /// How fast this link takes what is written, in bytes per second; 0 until known.
+    rate: AtomicU64,
+    /// When anything was last received, in milliseconds since `began`.
+    heard: AtomicU64,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({}, {})", self.node.short(12), self.remote)
+    }
+}
+
+impl Session {
+    /// Starts the tasks of a session whose handshake is done.
+    pub fn start(stream: TcpStream, remote: SocketAddr, opened: Opened, service: Arc<dyn Service>) -> Arc<Self> {
+        let addr = |listens: SocketAddr| {
+            let ip = if listens.ip().is_unspecified() { remote.ip() } else { listens.ip() };
+            PeerAddr::Tcp(SocketAddr::new(ip, listens.port()))
+        };
+        let session = Arc::new(Self {
+            node: opened.node,
+            name: opened.name,
+            network: opened.network,
+            kind: opened.kind,
+            remote,
+            addrs: opened.listens.into_iter().map(addr).collect(),
+            noise: opened.noise,
+            outbox: Outbox::default(),
+            room: Arc::new(Semaphore::new(BULK_ROOM)),
+            waiting: Mutex::default(),
+            next: AtomicU32::new(1),
+            serving: Mutex::default(),
+            over: watch::channel(false).0,
+            began: Instant::now(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            rtt_micros: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+        });
+        let (from, to) = stream.into_split();
+        tokio::spawn(Arc::clone(&session).run(from, to, service));
+        session
+    }
+
+    async fn run(self: Arc<Self>, from: OwnedReadHalf, to: OwnedWriteHalf, service: Arc<dyn Service>) {
+        let link: Arc<dyn PeerLink> = Arc::clone(&self) as _;
+        service.connected(link).await;
+        let mut over = self.over.subscribe();
+        let ended = tokio::select! {
+            ended = self.read(from, &service) => ended,
+            ended = self.write(to) => ended,
+            () = self.keep_alive() => Ok(()),
+            _ = over.wait_for(|over| *over) => Ok(()),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = %self.node.short(12), %error, "the session ended");
+        }
+        self.close();
+    }
+
+    fn elapsed(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// Asks for signs of life, and returns when there are none.
+    async fn keep_alive(self: &Arc<Self>) {
+        loop {
+            let asked = Instant::now();
+            let pong = tokio::time::timeout(SESSION_TIMEOUT, self.ask(&Request::Ping)).await;
+            match pong {
+                Ok(Ok(Reply::Message(Response::Pong))) => {
+                    let rtt = (asked.elapsed().as_micros() as u64).max(1);
+                    let old = self.rtt_micros.load(Ordering::Relaxed);
+                    let smooth = if old == 0 { rtt } else { old - old / 4 + rtt / 4 };
+                    self.rtt_micros.store(smooth, Ordering::Relaxed);
+                }
+                Ok(_) => return,
+                // A slow link may have much to bring before the answer.
+                Err(_) if self.elapsed() - self.heard.load(Ordering::Relaxed) < SESSION_TIMEOUT.as_millis() as u64 => {}
+                Err(_) => return,
+            }
+            tokio::time::sleep(KEEPALIVE).await;
+        }
+    }
+
+    // ---- Writing.
+
+    async fn write(&self, mut to: OwnedWriteHalf) -> std::io::Result<()> {
+        let mut nonce = 0;
+        let mut out = Vec::with_capacity(WRITE + 2 * MAX_PART);
+        let mut rooms: Vec<OwnedSemaphorePermit> = Vec::new();
+        loop {
+            while out.len() < WRITE
+                && let Some(frame) = self.outbox.pop()
+            {
+                self.seal_frame(&frame, &mut nonce, &mut out)?;
+                rooms.extend(frame.room);
+            }
+            if out.is_empty() {
+                self.outbox.ready().await;
+                continue;
+            }
+            let began = Instant::now();
+            to.write_all(&out).await?;
+            self.note_rate(out.len(), began.elapsed());
+            self.sent.fetch_add(out.len() as u64, Ordering::Relaxed);
+            out.clear();
+            rooms.clear();
+        }
+    }
+
+    /// Only what fills the socket's buffer tells something of the link.
+    fn note_rate(&self, len: usize, took: Duration) {
+        if len < WRITE / 2 {
+            return;
+        }
+        let rate = (len as f64 / took.as_secs_f64().max(1e-6)) as u64;
+        let old = self.rate.load(Ordering::Relaxed);
+        self.rate.store(if old == 0 { rate } else { old - old / 8 + rate / 8 }, Ordering::Relaxed);
+    }
+
+    fn seal_frame(&self, frame: &Outgoing, nonce: &mut u64, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let header = frame.header.write();
+        let mut rest: &[u8] = &frame.body;
+        if frame.header.kind == Kind::Bulk {
+            self.seal_part(&header, nonce, out)?;
+        } else {
+            let with = rest.len().min(MAX_PART - HEADER);
+            let mut first = Vec::with_capacity(HEADER + with);
+            first.extend_from_slice(&header);
+            first.extend_from_slice(&rest[..with]);
+            rest = &rest[with..];
+            self.seal_part(&first, nonce, out)?;
+        }
+        for part in rest.chunks(MAX_PART) {
+            self.seal_part(part, nonce, out)?;
+        }
+        Ok(())
+    }
+
+    fn seal_part(&self, plain: &[u8], nonce: &mut u64, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let sealed = plain.len() + TAG;
+        out.extend_from_slice(&(sealed as u16).to_be_bytes());
+        let at = out.len();
+        out.resize(at + sealed, 0);
+        let written = self.noise.write_message(*nonce, plain, &mut out[at..]).map_err(std::io::Error::other)?;
+        if written != sealed {
+            return Err(std::io::Error::other("sealing failed"));
+        }
+        *nonce += 1;
+        Ok(())
+    }
+
+    // ---- Reading.
+
+    async fn read(self: &Arc<Self>, mut from: OwnedReadHalf, service: &Arc<dyn Service>) -> std::io::Result<()> {
+        let broken = |error: FrameError| std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+        let mut buffer = BytesMut::with_capacity(READ);
+        let mut assembler = Assembler::default();
+        let mut nonce = 0;
+        loop {
+            buffer.reserve(READ / 2);
+            let got = from.read_buf(&mut buffer).await?;
+            if got == 0 {
+                return Ok(());
+            }
+            self.received.fetch_add(got as u64, Ordering::Relaxed);
+            self.heard.store(self.elapsed(), Ordering::Relaxed);
+            while let Some(len) = buffer.first_chunk().map(|len| usize::from(u16::from_be_bytes(*len)))
+                && buffer.len() >= 2 + len
+            {
+                let sealed = &buffer[2..2 + len];
+                let plain = len.checked_sub(TAG).ok_or_else(|| broken(FrameError::Header))?;
+                let space = assembler.space(plain).map_err(broken)?;
+                self.noise.read_message(nonce, sealed, space).map_err(std::io::Error::other)?;
+                nonce += 1;
+                buffer.advance(2 + len);
+                if let Some(frame) = assembler.filled(plain).map_err(broken)? {
+                    self.dispatch(frame, service).await?;
+                }
+            }
+        }
+    }
+
+    async fn dispatch(self: &Arc<Self>, frame: Frame, service: &Arc<dyn Service>) -> std::io::Result<()> {
+        let malformed = || std::io::Error::new(std::io::ErrorKind::InvalidData, "a malformed message");
+        let Frame { header, body } = frame;
+        match header.kind {
+            Kind::Response => {
+                let response = rmp_serde::from_slice(&body).map_err(|_| malformed())?;
+                let reply = match response {
+                    Response::NotHere(held) => Err(LinkError::NotHere(held)),
+                    Response::Changed => Err(LinkError::Changed),
+                    Response::Busy => Err(LinkError::Busy),
+                    Response::Refused => Err(LinkError::Refused),
+                    other => Ok(Reply::Message(other)),
+                };
+                self.answered(header.id, reply);
+            }
+            Kind::Bulk => {
+                let wire_len = body.len();
+                // An answer that nobody waits for any more is not worth decompressing.
+                let Some(waiter) = self.waiting.lock().remove(&header.id) else { return Ok(()) };
+                let bytes = if header.flags & FLAG_SNAPPY == 0 {
+                    Bytes::from(body)
+                } else {
+                    compress::decompress(&body, header.plain_len as usize).ok_or_else(malformed)?.into()
+                };
+                // The asker may have gone.
+                let _ = waiter.send(Ok(Reply::Chunk(RawChunk { bytes, wire_len })));
+            }
+            Kind::Cancel => {
+                if let Some(Some(task)) = self.serving.lock().remove(&header.id) {
+                    task.abort();
+                }
+            }
+            Kind::Notice => {
+                let notice = rmp_serde::from_slice(&body).map_err(|_| malformed())?;
+                let link: Arc<dyn PeerLink> = Arc::clone(self) as _;
+                service.notice(&link, notice).await;
+            }
+            Kind::Request => {
+                let request = rmp_serde::from_slice(&body).map_err(|_| malformed())?;
+                if request == Request::Ping {
+                    return self.reply(header.id, &Response::Pong, None);
+                }
+                {
+                    let mut serving = self.serving.lock();
+                    if serving.len() >= MAX_REQUESTS_PER_PEER || serving.insert(header.id, None).is_some() {
+                        return Err(malformed());
+                    }
+                }
+                let task = tokio::spawn(Arc::clone(self).serve(header.id, request, Arc::clone(service)));
+                // It may be done already, and its place with it.
+                if let Some(place) = self.serving.lock().get_mut(&header.id) {
+                    *place = Some(task.abort_handle());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(&self, id: u32, reply: Result<Reply, LinkError>) {
+        if let Some(waiter) = self.waiting.lock().remove(&id) {
+            // The asker may have gone.
+            let _ = waiter.send(reply);
+        }
+    }
+
+    // ---- Serving.
+
+    async fn serve(self: Arc<Self>, id: u32, request: Request, service: Arc<dyn Service>) {
+        let link: Arc<dyn PeerLink> = Arc::clone(&self) as _;
+        // Room before reading, or a peer could make this side read a thousand chunks into memory.
+        let room = match request {
+            Request::Chunk { .. } => Arc::clone(&self.room).acquire_many_owned(CHUNK as u32).await.ok(),
+            _ => None,
+        };
+        let answered = match service.request(&link, request).await {
+            Answer::Message(response) => self.reply(id, &response, room),
+            Answer::Chunk(bytes) => {
+                self.send_chunk(id, bytes, room).await;
+                Ok(())
+            }
+        };
+        self.serving.lock().remove(&id);
+        if answered.is_err() {
+            self.close();
+        }
+    }
+
+    fn reply(&self, id: u32, response: &Response, room: Option<OwnedSemaphorePermit>) -> std::io::Result<()> {
+        let body = rmp_serde::to_vec(response).map_err(std::io::Error::other)?;
+        if body.len() > MAX_FRAME {
+            return Err(std::io::Error::other("an answer that is too long"));
+        }
+        let header = Header { kind: Kind::Response, len: body.len() as u32, flags: 0, id, plain_len: 0 };
+        let large = body.len() > LARGE_ANSWER;
+        let frame = Outgoing { header, body: body.into(), room: if large { room } else { None } };
+        if large {
+            self.outbox.bulk(frame);
+        } else if !self.outbox.control(frame) {
+            return Err(std::io::Error::other("the peer asks and does not read"));
+        }
+        Ok(())
+    }
+
+    async fn send_chunk(&self, id: u32, plain: Bytes, room: Option<OwnedSemaphorePermit>) {
+        let plain_len = plain.len() as u32;
+        let pays = compress::pays_on(self.rate.load(Ordering::Relaxed), self.rtt_micros.load(Ordering::Relaxed));
+        let (body, flags) = if pays {
+            let original = plain.clone();
+            let packed = tokio::task::spawn_blocking(move || compress::compress(&original)).await;
+            match packed.ok().flatten() {
+                Some(packed) => (Bytes::from(packed), FLAG_SNAPPY),
+                None => (plain, 0),
+            }
+        } else {
+            (plain, 0)
+        };
+        let header = Header { kind: Kind::Bulk, len: body.len() as u32, flags, id, plain_len };
+        self.outbox.bulk(Outgoing { header, body, room });
+    }
+
+    // ---- Asking.
+
+    async fn ask(&self, request: &Request) -> Result<Reply, LinkError> {
+        let body = rmp_serde::to_vec(request).map_err(|_| LinkError::Protocol)?;
+        if body.len() > MAX_FRAME {
+            return Err(LinkError::Protocol);
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (waiter, answer) = oneshot::channel();
+        self.waiting.lock().insert(id, waiter);
+        let pending = Pending { session: self, id };
+        if self.is_closed() {
+            return Err(LinkError::Closed);
+        }
+        let header = Header { kind: Kind::Request, len: body.len() as u32, flags: 0, id, plain_len: 0 };
+        if !self.outbox.control(Outgoing { header, body: body.into(), room: None }) {
+            return Err(LinkError::Busy);
+        }
+        let answer = answer.await.unwrap_or(Err(LinkError::Closed));
+        drop(pending);
+        answer
+    }
+}
+
+/// Tells the other side when nobody waits any more.
+struct Pending<'a> {
+    session: &'a Session,
+    id: u32,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if self.session.waiting.lock().remove(&self.id).is_some() && !self.session.is_closed() {
+            let header = Header { kind: Kind::Cancel, len: 0, flags: 0, id: self.id, plain_len: 0 };
+            self.session.outbox.control(Outgoing { header, body: Bytes::new(), room: None });
+        }
+    }
+}
+
+#[async_trait]
+impl PeerLink for Session {
+    fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn network(&self) -> NetworkId {
+        self.network
+    }
+
+    fn kind(&self) -> SessionKind {
+        self.kind
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn remote(&self) -> PeerAddr {
+        PeerAddr::Tcp(self.remote)
+    }
+
+    fn addrs(&self) -> &[PeerAddr] {
+        &self.addrs
+    }
+
+    async fn request(&self, request: Request) -> Result<Response, LinkError> {
+        match self.ask(&request).await? {
+            Reply::Message(response) => Ok(response),
+            Reply::Chunk(_) => Err(self.broken()),
+        }
+    }
+
+    async fn chunk(&self, content: ContentId, index: u64) -> Result<RawChunk, LinkError> {
+        match self.ask(&Request::Chunk { content, index }).await? {
+            Reply::Chunk(chunk) => Ok(chunk),
+            Reply::Message(_) => Err(self.broken()),
+        }
+    }
+
+    fn notify(&self, notice: Notice) {
+        if let Ok(body) = rmp_serde::to_vec(&notice)
+            && body.len() <= MAX_FRAME
+        {
+            let header = Header { kind: Kind::Notice, len: body.len() as u32, flags: 0, id: 0, plain_len: 0 };
+            self.outbox.control(Outgoing { header, body: body.into(), room: None });
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        *self.over.borrow()
+    }
+
+    async fn closed(&self) {
+        // The sender is in `self`: this can't fail before it is true.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    fn close(&self) {
+        self.over.send_replace(true);
+        for (_, task) in self.serving.lock().drain() {
+            if let Some(task) = task {
+                task.abort();
+            }
+        }
+        let waiting: Vec<Waiter> = self.waiting.lock().drain().map(|(_, waiter)| waiter).collect();
+        for waiter in waiting {
+            let _ = waiter.send(Err(LinkError::Closed));
+        }
+    }
+
+    fn stats(&self) -> LinkStats {
+        LinkStats {
+            received: self.received.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
+            rtt_micros: self.rtt_micros.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Session {
+    fn broken(&self) -> LinkError {
+        self.close();
+        LinkError::Protocol
+    }
+}
