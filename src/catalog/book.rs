@@ -1,0 +1,174 @@
+//! All catalogs of one network that this node knows: what it can tell others, what it lacks, and how it catches up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::copy::CatalogCopy;
+use super::signed::{CatalogError, MAX_BODY, SnapshotHead};
+use crate::base::ids::{NetworkId, NodeId};
+use crate::base::limits::CATALOG_PART;
+use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion};
+
+/// Catalogs of one network.
+#[derive(Clone, Debug)]
+pub struct CatalogBook {
+    network: NetworkId,
+    own: NodeId,
+    copies: BTreeMap<NodeId, Arc<CatalogCopy>>,
+}
+
+/// Fetching one node's catalog from one peer, step by step.
+#[derive(Debug)]
+pub struct CatchUp {
+    node: NodeId,
+    copy: Option<Arc<CatalogCopy>>,
+    /// A snapshot that is being fetched in parts: its header, its place, the bytes so far, parts in all.
+    partial: Option<(Vec<u8>, (u64, u64), Vec<u8>, u32, u32)>,
+    network: NetworkId,
+    changed: bool,
+}
+
+impl CatalogBook {
+    /// Nothing known yet. `own`: this node, whose catalog only it may change.
+    pub fn new(network: NetworkId, own: NodeId) -> Self {
+        Self { network, own, copies: BTreeMap::new() }
+    }
+
+    /// Puts a catalog in, if it is newer than what is there. A node's own comes from itself alone.
+    pub fn put(&mut self, copy: Arc<CatalogCopy>) -> bool {
+        let new = copy.version();
+        let newer = self.copies.get(&copy.node()).is_none_or(|old| {
+            let old = old.version();
+            (new.epoch, new.version) > (old.epoch, old.version)
+        });
+        if newer {
+            self.copies.insert(copy.node(), copy);
+        }
+        newer
+    }
+
+    /// Forgets a node's catalog.
+    pub fn forget(&mut self, node: NodeId) {
+        self.copies.remove(&node);
+    }
+
+    /// One catalog.
+    pub fn get(&self, node: NodeId) -> Option<&Arc<CatalogCopy>> {
+        self.copies.get(&node)
+    }
+
+    /// All catalogs.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<CatalogCopy>> {
+        self.copies.values()
+    }
+
+    /// What to tell others.
+    pub fn versions(&self) -> Vec<CatalogVersion> {
+        self.copies.values().map(|copy| copy.version()).collect()
+    }
+
+    /// Whose catalogs somebody with `theirs` could bring forward here.
+    pub fn lacks(&self, theirs: &[CatalogVersion]) -> BTreeSet<NodeId> {
+        let newer = |theirs: &&CatalogVersion| {
+            theirs.node != self.own
+                && self.copies.get(&theirs.node).is_none_or(|ours| {
+                    let ours = ours.version();
+                    (theirs.epoch, theirs.version) > (ours.epoch, ours.version)
+                })
+        };
+        theirs.iter().filter(newer).map(|theirs| theirs.node).collect()
+    }
+
+    /// An epoch of this node's own catalog that others know and that is ahead of what this node has: its identity lives
+    /// in two places, or its state was restored from a backup.
+    pub fn own_elsewhere(&self, theirs: &[CatalogVersion]) -> Option<CatalogVersion> {
+        let ours = self.copies.get(&self.own)?.version();
+        let ahead = |theirs: &&CatalogVersion| {
+            theirs.node == self.own && (theirs.epoch, theirs.version) > (ours.epoch, ours.version)
+        };
+        theirs.iter().find(ahead).copied()
+    }
+
+    /// What brings an asker forward.
+    pub fn answer(&self, request: &CatalogRequest) -> CatalogAnswer {
+        self.copies.get(&request.node).map_or(CatalogAnswer::UpToDate, |copy| copy.answer(request))
+    }
+
+    /// Begins to fetch `node`'s catalog.
+    pub fn catch_up(&self, node: NodeId) -> CatchUp {
+        CatchUp { node, copy: self.copies.get(&node).cloned(), partial: None, network: self.network, changed: false }
+    }
+}
+
+impl CatchUp {
+    /// What to ask next.
+    pub fn request(&self) -> CatalogRequest {
+        let have = self.copy.as_ref().map(|copy| (copy.version().epoch, copy.version().version));
+        let part = self.partial.as_ref().map(|(_, (epoch, version), _, next, _)| (*epoch, *version, *next));
+        CatalogRequest { node: self.node, have, part }
+    }
+
+    /// Takes the answer. True: ask again. False: this peer has nothing more.
+    pub fn take(&mut self, answer: CatalogAnswer) -> Result<bool, CatalogError> {
+        match answer {
+            CatalogAnswer::UpToDate => Ok(false),
+            CatalogAnswer::Deltas(deltas) => {
+                if deltas.is_empty() {
+                    return Ok(false);
+                }
+                let copy = Arc::make_mut(self.copy.as_mut().ok_or(CatalogError::Place)?);
+                for delta in deltas {
+                    copy.follow(&delta)?;
+                }
+                self.changed = true;
+                Ok(true)
+            }
+            CatalogAnswer::Snapshot { header, part, parts, body } => self.take_part(&header, part, parts, &body),
+        }
+    }
+
+    fn take_part(&mut self, header: &[u8], part: u32, parts: u32, bytes: &[u8]) -> Result<bool, CatalogError> {
+        if part == 0 {
+            let head = SnapshotHead::open(header)?;
+            let have = self.copy.as_ref().map(|copy| (copy.version().epoch, copy.version().version));
+            if head.node != self.node || head.network != self.network || have >= Some((head.epoch, head.version)) {
+                return Err(CatalogError::Place);
+            }
+            if head.body_len > MAX_BODY as u64 || u64::from(parts) != head.body_len.div_ceil(CATALOG_PART as u64).max(1)
+            {
+                return Err(CatalogError::Malformed);
+            }
+            self.partial = Some((header.to_vec(), (head.epoch, head.version), Vec::new(), 0, parts));
+        }
+        let (first, _, body, next, all) = self.partial.as_mut().ok_or(CatalogError::Malformed)?;
+        if part != *next || parts != *all {
+            return Err(CatalogError::Malformed);
+        }
+        if first != header {
+            // The peer took a newer snapshot meanwhile: begin again with that.
+            self.partial = None;
+            return Ok(true);
+        }
+        if body.len() + bytes.len() > MAX_BODY {
+            return Err(CatalogError::TooLarge);
+        }
+        body.extend_from_slice(bytes);
+        *next += 1;
+        if *next == *all {
+            let copy = CatalogCopy::from_snapshot(self.network, first, body)?;
+            self.copy = Some(Arc::new(copy));
+            self.partial = None;
+            self.changed = true;
+        }
+        Ok(true)
+    }
+
+    /// The catalog, if it has moved.
+    pub fn finish(self) -> Option<Arc<CatalogCopy>> {
+        self.copy.filter(|_| self.changed)
+    }
+}
+
+#[cfg(test)]
+#[path = "book_tests.rs"]
+mod tests;

@@ -1,0 +1,125 @@
+use ed25519_dalek::{Signer, SigningKey};
+use proptest::prelude::*;
+
+use super::*;
+use crate::base::clock::Timestamp;
+use crate::base::ids::{ContentId, Root};
+use crate::base::names::ValidPath;
+use crate::catalog::entry::Entry;
+use crate::catalog::own::{begin, publish};
+
+const NETWORK: NetworkId = NetworkId([3; 32]);
+
+fn key(tag: u8) -> (NodeId, impl Fn(&[u8]) -> [u8; 64]) {
+    let key = SigningKey::from_bytes(&[tag; 32]);
+    (NodeId(key.verifying_key().to_bytes()), move |message: &[u8]| key.sign(message).to_bytes())
+}
+
+fn entries(from: &[(u16, u8)]) -> Vec<Entry> {
+    let map: BTreeMap<ValidPath, u8> =
+        from.iter().map(|(name, tag)| (ValidPath::new(format!("d/{name}").as_bytes()).unwrap(), *tag)).collect();
+    map.into_iter()
+        .map(|(path, tag)| Entry {
+            path,
+            content: ContentId { root: Root([tag; 32]), size: 5 },
+            mtime: Timestamp { secs: i64::from(tag), nanos: 0 },
+            executable: false,
+        })
+        .collect()
+}
+
+fn now(secs: i64) -> Timestamp {
+    Timestamp { secs, nanos: 0 }
+}
+
+/// Lets `to` catch up on `node` from `from`, until there is nothing more.
+fn sync(from: &CatalogBook, to: &mut CatalogBook, node: NodeId) -> Result<(), CatalogError> {
+    let mut catch_up = to.catch_up(node);
+    while catch_up.take(from.answer(&catch_up.request()))? {}
+    if let Some(copy) = catch_up.finish() {
+        to.put(copy);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn who_catches_up_by_whatever_way_has_the_same(states in proptest::collection::vec((proptest::collection::vec((0u16..30, any::<u8>()), 0..20), any::<bool>()), 1..12)) {
+        let (node, sign) = key(1);
+        let mut own = begin(NETWORK, node, now(100), &sign).unwrap();
+        let mut owner = CatalogBook::new(NETWORK, node);
+        let mut often = CatalogBook::new(NETWORK, NodeId([9; 32]));
+        let mut seldom = CatalogBook::new(NETWORK, NodeId([8; 32]));
+        owner.put(Arc::new(own.clone()));
+        for (at, (state, look)) in states.iter().enumerate() {
+            publish(&mut own, &entries(state), now(101 + at as i64), &sign).unwrap();
+            owner.put(Arc::new(own.clone()));
+            sync(&owner, &mut often, node).unwrap();
+            if *look {
+                // Not from the owner: anybody can pass it on.
+                sync(&often, &mut seldom, node).unwrap();
+            }
+        }
+        sync(&often, &mut seldom, node).unwrap();
+        for book in [&often, &seldom] {
+            let copy = book.get(node).unwrap();
+            prop_assert_eq!(copy.version(), own.version());
+            prop_assert_eq!(copy.entries(), own.entries());
+            let again = CatalogCopy::load(NETWORK, &copy.store().unwrap()).unwrap();
+            prop_assert_eq!(again.entries(), own.entries());
+            prop_assert!(book.lacks(&owner.versions()).is_empty());
+        }
+    }
+}
+
+#[test]
+fn forgeries_are_refused() {
+    let (node, sign) = key(1);
+    let (_, other_sign) = key(2);
+    let mut own = begin(NETWORK, node, now(100), &sign).unwrap();
+    publish(&mut own, &entries(&[(1, 1), (2, 2)]), now(101), &sign).unwrap();
+    let forged = |mut catalog: CatalogCopy| publish(&mut catalog, &entries(&[(3, 3)]), now(102), &other_sign);
+    assert_eq!(forged(own.clone()), Err(CatalogError::Signature));
+    let stored = own.store().unwrap();
+    let mut accepted = 0;
+    for at in 0..stored.len() {
+        let mut bad = stored.clone();
+        bad[at] ^= 1;
+        // A list cut short is an older version, and true as such.
+        let forged = |copy: CatalogCopy| copy.version() == own.version() && copy.entries() != own.entries();
+        accepted += usize::from(CatalogCopy::load(NETWORK, &bad).is_ok_and(forged));
+    }
+    assert_eq!(accepted, 0);
+    assert!(matches!(CatalogCopy::load(NetworkId([4; 32]), &stored), Err(CatalogError::Place)));
+}
+
+#[test]
+fn a_large_catalog_comes_in_parts_and_a_new_epoch_replaces_the_old() {
+    let (node, sign) = key(1);
+    let many: Vec<(u16, u8)> = (0..30_000).map(|i| (i, i as u8)).collect();
+    let mut own = begin(NETWORK, node, now(100), &sign).unwrap();
+    publish(&mut own, &entries(&many), now(101), &sign).unwrap();
+    let mut owner = CatalogBook::new(NETWORK, node);
+    owner.put(Arc::new(own.clone()));
+    assert!(matches!(
+        owner.answer(&CatalogRequest { node, have: None, part: None }),
+        CatalogAnswer::Snapshot { parts: 2.., .. }
+    ));
+    let mut reader = CatalogBook::new(NETWORK, NodeId([9; 32]));
+    sync(&owner, &mut reader, node).unwrap();
+    assert_eq!(reader.get(node).unwrap().entries().len(), 30_000);
+
+    let mut reborn = begin(NETWORK, node, now(500), &sign).unwrap();
+    publish(&mut reborn, &entries(&[(1, 1)]), now(501), &sign).unwrap();
+    let mut owner = CatalogBook::new(NETWORK, node);
+    owner.put(Arc::new(reborn));
+    assert_eq!(reader.lacks(&owner.versions()).len(), 1);
+    sync(&owner, &mut reader, node).unwrap();
+    assert_eq!(reader.get(node).unwrap().entries().len(), 1);
+    // The old one does not come back.
+    assert!(!reader.put(Arc::new(own.clone())));
+    let mut restored = CatalogBook::new(NETWORK, node);
+    restored.put(Arc::new(own));
+    assert!(restored.own_elsewhere(&reader.versions()).is_some());
+}

@@ -1,0 +1,176 @@
+//! Signed snapshots and deltas, as they go over the wire and to disk. Anyone may pass them on, nobody can forge them.
+//!
+//! Each version of a catalog has a chain value: the BLAKE3 of the signed delta that led to it. A delta names the chain
+//! value that it follows, a snapshot the one that it stands at; so both ways lead to the same place or to an error.
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::Entry;
+use crate::base::clock::Timestamp;
+use crate::base::ids::{NetworkId, NodeId};
+use crate::base::limits::MAX_CATALOG_ENTRIES;
+use crate::base::names::ValidPath;
+use crate::vault::store::verify;
+
+const SNAPSHOT: &[u8] = b"flashget 2026-11 catalog snapshot";
+const DELTA: &[u8] = b"flashget 2026-11 catalog delta";
+/// Bytes of one catalog's body: 4 million entries of 128 bytes.
+pub const MAX_BODY: usize = 512 << 20;
+
+/// The chain value of a catalog's first version.
+pub const CHAIN_START: [u8; 32] = [0; 32];
+
+/// Why a catalog is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CatalogError {
+    /// Not what it should be.
+    #[error("a malformed catalog")]
+    Malformed,
+    /// Not signed by the node that it names.
+    #[error("a catalog with a wrong signature")]
+    Signature,
+    /// For another network or node, or not following what is there.
+    #[error("a catalog that does not belong here")]
+    Place,
+    /// More than anybody should publish.
+    #[error("a catalog that is too large")]
+    TooLarge,
+}
+
+/// What a snapshot's owner signs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SnapshotHead {
+    /// In which network.
+    pub network: NetworkId,
+    /// Whose.
+    pub node: NodeId,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its version.
+    pub version: u64,
+    /// When it was made, by its owner's clock.
+    pub at: Timestamp,
+    /// The chain value that it stands at.
+    #[serde(with = "serde_bytes")]
+    pub chain: [u8; 32],
+    /// BLAKE3 of the body.
+    #[serde(with = "serde_bytes")]
+    pub body_hash: [u8; 32],
+    /// Bytes of the body.
+    pub body_len: u64,
+}
+
+/// What a delta's owner signs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Delta {
+    /// In which network.
+    pub network: NetworkId,
+    /// Whose.
+    pub node: NodeId,
+    /// Its epoch.
+    pub epoch: u64,
+    /// The version that it leads to; it follows the one before.
+    pub version: u64,
+    /// When it was made, by its owner's clock.
+    pub at: Timestamp,
+    /// The chain value that it follows.
+    #[serde(with = "serde_bytes")]
+    pub follows: [u8; 32],
+    /// Entries that are gone.
+    pub removed: Vec<ValidPath>,
+    /// Entries that are new or other than before.
+    pub put: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    #[serde(with = "serde_bytes")]
+    message: Vec<u8>,
+    #[serde(with = "serde_bytes")]
+    signature: Vec<u8>,
+}
+
+/// Signs a message with the node's key.
+pub type SignWith<'a> = &'a dyn Fn(&[u8]) -> [u8; 64];
+
+fn seal<T: Serialize>(domain: &[u8], value: &T, sign: SignWith<'_>) -> Result<Vec<u8>, CatalogError> {
+    let message = rmp_serde::to_vec(value).map_err(|_| CatalogError::Malformed)?;
+    let signature = sign(&[domain, &message].concat()).to_vec();
+    rmp_serde::to_vec(&Envelope { message, signature }).map_err(|_| CatalogError::Malformed)
+}
+
+fn open<T: for<'de> Deserialize<'de>>(
+    domain: &[u8],
+    bytes: &[u8],
+    who: impl Fn(&T) -> NodeId,
+) -> Result<T, CatalogError> {
+    let envelope: Envelope = rmp_serde::from_slice(bytes).map_err(|_| CatalogError::Malformed)?;
+    let value: T = rmp_serde::from_slice(&envelope.message).map_err(|_| CatalogError::Malformed)?;
+    let signature: &[u8; 64] = envelope.signature.as_slice().try_into().map_err(|_| CatalogError::Signature)?;
+    if verify(who(&value), &[domain, &envelope.message].concat(), signature) {
+        Ok(value)
+    } else {
+        Err(CatalogError::Signature)
+    }
+}
+
+impl SnapshotHead {
+    /// Signs and encodes.
+    pub fn seal(&self, sign: SignWith<'_>) -> Result<Vec<u8>, CatalogError> {
+        seal(SNAPSHOT, self, sign)
+    }
+
+    /// Decodes and verifies.
+    pub fn open(bytes: &[u8]) -> Result<Self, CatalogError> {
+        let head: Self = open(SNAPSHOT, bytes, |head: &Self| head.node)?;
+        if head.body_len > MAX_BODY as u64 { Err(CatalogError::TooLarge) } else { Ok(head) }
+    }
+}
+
+impl Delta {
+    /// Signs and encodes.
+    pub fn seal(&self, sign: SignWith<'_>) -> Result<Vec<u8>, CatalogError> {
+        seal(DELTA, self, sign)
+    }
+
+    /// Decodes and verifies.
+    pub fn open(bytes: &[u8]) -> Result<Self, CatalogError> {
+        open(DELTA, bytes, |delta: &Self| delta.node)
+    }
+}
+
+/// The chain value of a signed delta.
+pub fn chain_of(signed_delta: &[u8]) -> [u8; 32] {
+    *blake3::hash(signed_delta).as_bytes()
+}
+
+/// Encodes a catalog's entries.
+pub fn write_body<'a>(entries: impl ExactSizeIterator<Item = &'a Entry>) -> Result<Vec<u8>, CatalogError> {
+    let mut body = Vec::new();
+    body.extend_from_slice(&(entries.len() as u64).to_le_bytes());
+    for entry in entries {
+        rmp_serde::encode::write(&mut body, entry).map_err(|_| CatalogError::Malformed)?;
+    }
+    if body.len() > MAX_BODY { Err(CatalogError::TooLarge) } else { Ok(body) }
+}
+
+/// Decodes a catalog's entries: sorted by path, none twice.
+pub fn read_body(body: &[u8]) -> Result<Vec<Entry>, CatalogError> {
+    let (count, rest) = body.split_first_chunk().ok_or(CatalogError::Malformed)?;
+    let count = u64::from_le_bytes(*count);
+    if count > MAX_CATALOG_ENTRIES as u64 {
+        return Err(CatalogError::TooLarge);
+    }
+    // An entry has at least 40 bytes, so a false count can't make us allocate more than the body's own size.
+    let mut entries = Vec::with_capacity((count as usize).min(rest.len() / 40));
+    let mut from = rmp_serde::Deserializer::from_read_ref(rest);
+    for _ in 0..count {
+        let mut entry = Entry::deserialize(&mut from).map_err(|_| CatalogError::Malformed)?;
+        entry.mtime = entry.mtime.sane();
+        if entries.last().is_some_and(|last: &Entry| last.path >= entry.path) {
+            return Err(CatalogError::Malformed);
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
+}
