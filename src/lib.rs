@@ -7,6 +7,7 @@ pub mod vault;
 pub mod wire;
 pub mod catalog;
 pub mod cache;
+pub mod share;
 pub mod net;
 pub mod swarm;
 pub mod reader;

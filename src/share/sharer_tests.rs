@@ -1,0 +1,146 @@
+use std::fs;
+use std::sync::mpsc::{Receiver, channel};
+
+use super::*;
+use crate::share::source::SourceError;
+use crate::vault::keys::NameKey;
+
+const LAB: NetworkId = NetworkId([1; 32]);
+/// Far longer than anything here takes; a hang becomes a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Bench {
+    dir: tempfile::TempDir,
+    published: Receiver<Vec<Entry>>,
+    sharer: Sharer,
+}
+
+fn share(dir: &Path) -> Share {
+    let dir = dir.join("data");
+    fs::create_dir_all(&dir).unwrap();
+    Share { id: 1, dir: dir.canonicalize().unwrap(), at: None, network: LAB, hidden: false }
+}
+
+fn start(dir: tempfile::TempDir) -> Bench {
+    let (send, published) = channel();
+    let share = share(dir.path());
+    let config = Config {
+        index: dir.path().join("index.redb"),
+        sealer: Arc::new(Sealer::new(&NameKey::from_bytes([1; 32]))),
+        threads: 2,
+        never: Vec::new(),
+    };
+    let publish = Box::new(move |_: NetworkId, entries| drop(send.send(entries)));
+    Bench { dir, published, sharer: Sharer::start(config, vec![share], publish).unwrap() }
+}
+
+impl Bench {
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join("data").join(name)
+    }
+
+    /// Waits until what is published satisfies `what`.
+    fn until(&self, what: impl Fn(&[Entry]) -> bool) -> Vec<Entry> {
+        loop {
+            let entries = self.published.recv_timeout(PATIENCE).expect("nothing more is published");
+            if what(&entries) {
+                return entries;
+            }
+        }
+    }
+
+    fn until_watching(&self) {
+        let began = Instant::now();
+        while !self.sharer.status().iter().all(|status| status.state == ShareState::Watching) {
+            assert!(began.elapsed() < PATIENCE, "{:?}", self.sharer.status());
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn changes_are_published_and_a_restart_does_not_hash_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = share(dir.path()).dir;
+    fs::write(data.join("one"), vec![7; 600_000]).unwrap();
+    fs::create_dir(data.join("sub")).unwrap();
+    fs::write(data.join("sub/two"), "two").unwrap();
+    let bench = start(dir);
+    let entries = bench.until(|entries| entries.len() == 2);
+    assert_eq!(entries[0].content.root.0, *blake3::hash(&[7; 600_000]).as_bytes());
+    bench.until_watching();
+    assert_eq!(bench.sharer.status()[0].files, 2);
+
+    fs::write(bench.file("sub/three"), "three").unwrap();
+    bench.until(|entries| entries.len() == 3);
+    fs::create_dir(bench.file("new")).unwrap();
+    fs::write(bench.file("new/four"), "four").unwrap();
+    bench.until(|entries| entries.len() == 4);
+    fs::write(bench.file("sub/two"), "two changed").unwrap();
+    bench.until(|entries| entries.iter().any(|entry| entry.content.size == 11));
+    fs::remove_dir_all(bench.file("sub")).unwrap();
+    bench.until(|entries| entries.len() == 2);
+    fs::write(bench.file(".flashgetignore"), "new/\n").unwrap();
+    bench.until(|entries| entries.len() == 1);
+    fs::rename(bench.file("one"), bench.file("renamed")).unwrap();
+    bench.until(|entries| entries.len() == 1 && entries[0].path.as_bytes() == b"renamed");
+    bench.until_watching();
+
+    let Bench { dir, sharer, .. } = bench;
+    sharer.stop();
+    drop(sharer);
+    for file in ["index.redb"] {
+        let stored = fs::read(dir.path().join(file)).unwrap();
+        for secret in [&b"renamed"[..], &blake3::hash(&[7; 600_000]).as_bytes()[..8]] {
+            assert!(!stored.windows(secret.len()).any(|window| window == secret));
+        }
+    }
+    let bench = start(dir);
+    // At once, before anything is scanned.
+    assert_eq!(bench.published.recv_timeout(PATIENCE).unwrap().len(), 1);
+    bench.until_watching();
+    assert_eq!(bench.sharer.shared.progress.bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn what_has_changed_is_never_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = share(dir.path()).dir;
+    let bytes = vec![9; 900_000];
+    fs::write(data.join("f"), &bytes).unwrap();
+    fs::write(data.join("link-target"), &bytes).unwrap();
+    let bench = start(dir);
+    let entries = bench.until(|entries| entries.len() == 2);
+    let content = entries[0].content;
+    let sources = bench.sharer.sources();
+    assert_eq!(sources.chunk(LAB, content, 1).unwrap().bytes(), &bytes[262_144..524_288]);
+    assert_eq!(sources.chunk(NetworkId([2; 32]), content, 0).unwrap_err(), SourceError::NotShared);
+    assert_eq!(sources.chunk(LAB, content, 9).unwrap_err(), SourceError::NotShared);
+    // The other copy still serves when one is truncated, and when a symlink takes its place.
+    fs::OpenOptions::new().write(true).open(bench.file("f")).unwrap().set_len(100).unwrap();
+    assert!(sources.chunk(LAB, content, 3).is_ok());
+    fs::remove_file(bench.file("link-target")).unwrap();
+    fs::write(bench.dir.path().join("outside"), &bytes).unwrap();
+    std::os::unix::fs::symlink(bench.dir.path().join("outside"), bench.file("link-target")).unwrap();
+    bench.sharer.sources();
+    // Whatever is asked, and whenever: the right bytes or none. In the end, none.
+    let began = Instant::now();
+    while let Ok(chunk) = sources.chunk(LAB, content, 0) {
+        assert_eq!(chunk.bytes(), &bytes[..262_144]);
+        assert!(began.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+    bench.until(|entries| entries.len() == 1 && entries[0].content.size == 100);
+}
+
+#[test]
+fn a_withdrawn_share_offers_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(share(dir.path()).dir.join("f"), "x").unwrap();
+    let bench = start(dir);
+    let content = bench.until(|entries| entries.len() == 1)[0].content;
+    bench.sharer.remove(1);
+    bench.until(|entries| entries.is_empty());
+    assert!(!bench.sharer.sources().offers(LAB, content));
+    assert!(bench.sharer.status().is_empty());
+}
