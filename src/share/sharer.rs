@@ -502,8 +502,15 @@ impl Work {
         let mut changes = Vec::new();
         for (at, result) in results {
             let Task { path, stat, .. } = &batch[at];
-            if let Some(old) = offered.files.remove(path) {
+            if result == Err(Unhashed::Stopped) {
+                continue;
+            }
+            let old = offered.files.remove(path);
+            if let Some(old) = &old {
                 self.sources.remove(old.content, id, path);
+            }
+            if old.is_some() && result.is_err() {
+                changes.push(Change::Remove(id, path.clone()));
             }
             match result {
                 Ok(manifest) => {

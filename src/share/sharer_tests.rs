@@ -97,7 +97,8 @@ fn changes_are_published_and_a_restart_does_not_hash_again() {
     }
     let bench = start(dir);
     // At once, before anything is scanned.
-    assert_eq!(bench.published.recv_timeout(PATIENCE).unwrap().len(), 1);
+    let entries = bench.published.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(entries.len(), 1, "{entries:?}");
     bench.until_watching();
     assert_eq!(bench.sharer.shared.progress.bytes.load(Ordering::Relaxed), 0);
 }
