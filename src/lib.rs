@@ -9,5 +9,7 @@ pub mod catalog;
 pub mod cache;
 pub mod share;
 pub mod net;
+pub mod tracker;
+pub mod members;
 pub mod swarm;
 pub mod reader;

@@ -104,6 +104,10 @@ impl PeerLink for FakePeer {
         "fake"
     }
 
+    fn we_called(&self) -> bool {
+        true
+    }
+
     fn remote(&self) -> PeerAddr {
         PeerAddr::Tcp(([127, 0, 0, 1], 1).into())
     }

@@ -73,6 +73,8 @@ pub trait PeerLink: Send + Sync + fmt::Debug {
     fn network(&self) -> NetworkId;
     /// Whether this is a session between members or with a tracker.
     fn kind(&self) -> Kind;
+    /// True if this side opened the session.
+    fn we_called(&self) -> bool;
     /// Where the session comes from or goes to.
     fn remote(&self) -> PeerAddr;
     /// Where the peer says that it accepts sessions.

@@ -430,6 +430,10 @@ impl PeerLink for Session {
         &self.name
     }
 
+    fn we_called(&self) -> bool {
+        self.noise.is_initiator()
+    }
+
     fn remote(&self) -> PeerAddr {
         PeerAddr::Tcp(self.remote)
     }

@@ -1,0 +1,300 @@
+//! This node's membership in one network: sessions with all live peers, their catalogs, and the view.
+//!
+//! The parts work on one [`Membership`]: `trackers` and `dialling` bring sessions up, `catalogs` replicates, `viewing`
+//! merges. Locks are short and never held across an await.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use super::dialling::AT_ONCE;
+use super::known::Known;
+use super::pending::Pending;
+use super::roster::{Joined, Roster};
+use crate::base::clock::Timestamp;
+use crate::base::ids::{ContentId, NetworkId, NodeId};
+use crate::catalog::book::CatalogBook;
+use crate::catalog::entry::Entry;
+use crate::catalog::own;
+use crate::catalog::signed::CatalogError;
+use crate::catalog::tree::ViewTree;
+use crate::net::handshake::{Access, Identity, Kind};
+use crate::net::link::{PeerLink, Service};
+use crate::vault::network::Network;
+use crate::vault::sealer::Sealer;
+use crate::wire::message::{CatalogVersion, Notice};
+
+/// A peer that says nothing of its catalogs for this long does not hold up the first view.
+const GREETING: Duration = Duration::from_secs(2);
+
+/// What a membership needs of its node.
+pub struct Around {
+    /// Who this node is.
+    pub identity: Identity,
+    /// For what is kept on disk.
+    pub sealer: Arc<Sealer>,
+    /// Where to keep it.
+    pub state_dir: PathBuf,
+    /// How long entries stay after their last source went.
+    pub linger: Duration,
+    /// Peers to try even if nobody names them.
+    pub peers: Vec<SocketAddr>,
+    /// What is whole in the local cache.
+    pub whole: Box<dyn Fn(&ContentId) -> bool + Send + Sync>,
+    /// Changes when that does.
+    pub whole_changes: watch::Receiver<u64>,
+    /// Answers what peers ask; set once all is wired.
+    pub service: OnceLock<Weak<dyn Service>>,
+}
+
+/// Who offers what, for the swarm: live nodes only.
+pub type Holders = HashMap<ContentId, Vec<NodeId>>;
+
+/// See the module.
+pub struct Membership {
+    pub(super) around: Arc<Around>,
+    pub(super) name: String,
+    pub(super) id: NetworkId,
+    pub(super) access: Access,
+    pub(super) tracker_access: Access,
+    pub(super) trackers: Vec<String>,
+    pub(super) book: Mutex<CatalogBook>,
+    pub(super) roster: Mutex<Roster>,
+    pub(super) known: Mutex<Known>,
+    /// Connected peers that have said where their catalogs stand.
+    pub(super) greeted: watch::Sender<HashSet<NodeId>>,
+    pub(super) dial_slots: Semaphore,
+    /// Catalogs that are being fetched.
+    pub(super) catching_up: Mutex<HashSet<NodeId>>,
+    pub(super) pending: Pending,
+    pub(super) tracker_states: Mutex<Vec<TrackerState>>,
+    pub(super) dial_now: Notify,
+    pub(super) view_now: Notify,
+    pub(super) view: watch::Sender<Arc<ViewTree>>,
+    pub(super) holders: watch::Sender<Arc<Holders>>,
+    pub(super) settled: watch::Sender<bool>,
+    /// Every content that any known catalog of this network names.
+    pub(super) contents: Mutex<Arc<HashSet<ContentId>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// How one tracker is doing, for people.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct TrackerState {
+    /// `HOST:PORT`.
+    pub address: String,
+    /// It answered the last ping.
+    pub reachable: bool,
+    /// Why not.
+    pub problem: Option<String>,
+    /// Other nodes that it knows.
+    pub nodes: usize,
+}
+
+impl Membership {
+    /// Joins a network: loads what is known of it and starts to look for its members. `None` if the vault has only a
+    /// tracker's key of it. Blocks on the disk.
+    pub fn start(network: &Network, around: Arc<Around>) -> Option<Arc<Self>> {
+        let id = network.id();
+        let access = Access { network: id, psk: network.member_psk()?, kind: Kind::Member };
+        let tracker_access = Access { network: id, psk: network.tracker_psk(), kind: Kind::Tracker };
+        let own = around.identity.node;
+        let (wall, now) = (Timestamp::now(), Instant::now());
+        let mut known = Self::load_known(&around, id, wall, now).unwrap_or_default();
+        for (number, addr) in around.peers.iter().enumerate() {
+            // Nobody knows yet who is there: a placeholder, until somebody answers.
+            let mut nobody = [0; 32];
+            nobody[24..].copy_from_slice(&(number as u64 + 1).to_be_bytes());
+            known.hear(NodeId(nobody), &[*addr], now);
+        }
+        let mut book = CatalogBook::new(id, own);
+        for copy in Self::load_catalogs(&around, id, wall) {
+            book.put(Arc::new(copy));
+        }
+        let remembered: BTreeSet<NodeId> = book.all().map(|copy| copy.node()).filter(|node| *node != own).collect();
+        let linger = around.linger;
+        let membership = Arc::new(Self {
+            name: network.name().to_owned(),
+            id,
+            access,
+            tracker_access,
+            trackers: network.trackers().to_vec(),
+            book: Mutex::new(book),
+            roster: Mutex::new(Roster::new(own, linger, remembered)),
+            known: Mutex::new(known),
+            greeted: watch::channel(HashSet::new()).0,
+            dial_slots: Semaphore::new(AT_ONCE),
+            catching_up: Mutex::default(),
+            pending: Pending::default(),
+            tracker_states: Mutex::default(),
+            dial_now: Notify::new(),
+            view_now: Notify::new(),
+            view: watch::channel(Arc::default()).0,
+            holders: watch::channel(Arc::default()).0,
+            settled: watch::channel(false).0,
+            contents: Mutex::default(),
+            tasks: Mutex::default(),
+            around,
+        });
+        let mut tasks = membership.start_trackers();
+        tasks.push(tokio::spawn(Arc::clone(&membership).dial_loop()));
+        tasks.push(tokio::spawn(Arc::clone(&membership).view_loop()));
+        *membership.tasks.lock() = tasks;
+        Some(membership)
+    }
+
+    /// The network's name here.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The network.
+    pub fn id(&self) -> NetworkId {
+        self.id
+    }
+
+    /// For accepting sessions.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The view, and its changes.
+    pub fn view(&self) -> watch::Receiver<Arc<ViewTree>> {
+        self.view.subscribe()
+    }
+
+    /// Who offers what, and its changes.
+    pub fn holders(&self) -> watch::Receiver<Arc<Holders>> {
+        self.holders.subscribe()
+    }
+
+    /// True once everything that was known or found at the start has been heard.
+    pub fn settled(&self) -> watch::Receiver<bool> {
+        self.settled.subscribe()
+    }
+
+    /// True if a member of this network may ask for `content` here: somebody of the network published it.
+    pub fn names(&self, content: &ContentId) -> bool {
+        self.contents.lock().contains(content)
+    }
+
+    /// Live sessions.
+    pub fn links(&self) -> Vec<Arc<dyn PeerLink>> {
+        self.roster.lock().links().cloned().collect()
+    }
+
+    /// Sessions with the live nodes that offer `content`.
+    pub fn sources(&self, content: &ContentId) -> Vec<Arc<dyn PeerLink>> {
+        let holders = Arc::clone(&self.holders.borrow());
+        let Some(nodes) = holders.get(content) else { return Vec::new() };
+        let roster = self.roster.lock();
+        nodes.iter().filter_map(|node| roster.link(node).cloned()).collect()
+    }
+
+    /// Trackers, as of their last answers.
+    pub fn tracker_states(&self) -> Vec<TrackerState> {
+        self.tracker_states.lock().clone()
+    }
+
+    /// Catalogs that are known: whose, and how many entries.
+    pub fn catalogs(&self) -> Vec<(NodeId, usize)> {
+        self.book.lock().all().map(|copy| (copy.node(), copy.entries().len())).collect()
+    }
+
+    /// A session of this network is up.
+    pub fn connected(self: &Arc<Self>, link: Arc<dyn PeerLink>) {
+        let node = link.node();
+        let joined = self.roster.lock().join(&link, Instant::now());
+        if joined == Joined::Closed {
+            return;
+        }
+        self.known.lock().met(node, link.addrs(), Timestamp::now(), Instant::now());
+        tracing::info!(peer = %node.short(12), network = %self.id.short(12), "connected");
+        let pending = self.pending.guard();
+        link.notify(Notice::Versions(self.book.lock().versions()));
+        self.view_now.notify_one();
+        let membership = Arc::clone(self);
+        tokio::spawn(async move {
+            membership.until_greeted(&link).await;
+            drop(pending);
+            link.closed().await;
+            let left = membership.roster.lock().leave(&link, Instant::now());
+            if left {
+                membership.greeted.send_if_modified(|greeted| greeted.remove(&node));
+                tracing::info!(peer = %node.short(12), network = %membership.id.short(12), "disconnected");
+                membership.known.lock().lost(node, Timestamp::now(), Instant::now());
+                membership.view_now.notify_one();
+                membership.dial_now.notify_one();
+            }
+        });
+    }
+
+    /// Waits for the peer's first word on its catalogs, for a while.
+    pub(super) async fn until_greeted(&self, link: &Arc<dyn PeerLink>) {
+        let mut greeted = self.greeted.subscribe();
+        tokio::select! {
+            () = tokio::time::sleep(GREETING) => {}
+            () = link.closed() => {}
+            _ = greeted.wait_for(|greeted| greeted.contains(&link.node())) => {}
+        }
+    }
+
+    /// A peer says something.
+    pub fn notice(self: &Arc<Self>, link: &Arc<dyn PeerLink>, notice: Notice) {
+        match notice {
+            Notice::Versions(versions) => self.heard_versions(link, &versions),
+            // It says goodbye rather than vanish: no need to wait for a time-out.
+            Notice::Bye => link.close(),
+            Notice::Held { .. } => {}
+        }
+    }
+
+    /// Publishes what this node offers: `entries` sorted by path, none twice. Blocks on the disk.
+    pub fn publish(self: &Arc<Self>, entries: &[Entry]) -> Result<(), CatalogError> {
+        let identity = &self.around.identity;
+        let sign = |message: &[u8]| (identity.sign)(message);
+        let now = Timestamp::now();
+        let before = self.book.lock().get(identity.node).cloned();
+        let mut copy = match before {
+            Some(copy) => (*copy).clone(),
+            None if entries.is_empty() => return Ok(()),
+            None => own::begin(self.id, identity.node, now, &sign)?,
+        };
+        if !own::publish(&mut copy, entries, now, &sign)? {
+            return Ok(());
+        }
+        let copy = Arc::new(copy);
+        // On disk before anybody hears of it: a version that was told must not be forgotten.
+        self.save_catalog(&copy);
+        self.book.lock().put(Arc::clone(&copy));
+        self.tell(&[copy.version()], None);
+        self.view_now.notify_one();
+        Ok(())
+    }
+
+    /// Tells all peers of catalogs that moved, but for the one that they came from.
+    pub(super) fn tell(&self, versions: &[CatalogVersion], from: Option<NodeId>) {
+        for link in self.links().into_iter().filter(|link| Some(link.node()) != from) {
+            link.notify(Notice::Versions(versions.to_vec()));
+        }
+    }
+
+    /// Says goodbye to trackers and peers, saves what is known, and ends all tasks.
+    pub async fn stop(&self) {
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+        self.leave_trackers().await;
+        for link in self.links() {
+            self.known.lock().seen(link.node(), Timestamp::now());
+            link.notify(Notice::Bye);
+        }
+        self.save_known();
+    }
+}

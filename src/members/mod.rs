@@ -1,0 +1,10 @@
+//! Who is alive, what they offer, and the view that comes of it.
+
+mod catalogs;
+mod dialling;
+pub mod known;
+pub mod membership;
+mod pending;
+pub mod roster;
+mod trackers;
+mod viewing;

@@ -1,0 +1,155 @@
+//! Pinging the trackers: any one is enough, all are told.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::task::JoinHandle;
+
+use super::membership::{Membership, TrackerState};
+use super::pending::Guard;
+use crate::net::dial::dial;
+use crate::net::link::{Answer, PeerAddr, PeerLink, Service};
+use crate::tracker::client::Feed;
+use crate::wire::message::{Notice, Request, Response};
+
+/// Pause after a failure: short, for a tracker that comes back must be noticed without anybody's help.
+const RETRY: Duration = Duration::from_secs(3);
+/// An answer that takes longer is a failure.
+const ANSWER: Duration = Duration::from_secs(10);
+/// What a tracker may set as the time between pings.
+const PING_LIMITS: (u32, u32) = (500, 60_000);
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// A tracker asks nothing.
+struct NoService;
+
+#[async_trait]
+impl Service for NoService {
+    async fn connected(&self, _: Arc<dyn PeerLink>) {}
+
+    async fn request(&self, _: &Arc<dyn PeerLink>, _: Request) -> Answer {
+        Answer::Message(Response::Refused)
+    }
+
+    async fn notice(&self, _: &Arc<dyn PeerLink>, _: Notice) {}
+}
+
+impl Membership {
+    pub(super) fn start_trackers(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
+        let state =
+            |address: &String| TrackerState { address: address.clone(), reachable: false, problem: None, nodes: 0 };
+        *self.tracker_states.lock() = self.trackers.iter().map(state).collect();
+        let begin = |number| {
+            let first = self.pending.guard();
+            tokio::spawn(Arc::clone(self).ping_loop(number, first))
+        };
+        (0..self.trackers.len()).map(begin).collect()
+    }
+
+    async fn ping_loop(self: Arc<Self>, number: usize, first: Guard) {
+        let mut first = Some(first);
+        let mut feed = Feed::default();
+        let mut link: Option<Arc<dyn PeerLink>> = None;
+        loop {
+            let pinged = self.ping(number, &mut feed, &mut link).await;
+            drop(first.take());
+            let pause = match pinged {
+                Ok(pause) => {
+                    self.note(number, None, feed.active().len());
+                    pause
+                }
+                Err(problem) => {
+                    self.note(number, Some(problem), feed.active().len());
+                    link = None;
+                    RETRY
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn note(&self, number: usize, problem: Option<String>, nodes: usize) {
+        let mut states = self.tracker_states.lock();
+        let Some(state) = states.get_mut(number) else { return };
+        if state.problem.is_none() != problem.is_none() || !state.reachable {
+            match &problem {
+                None => tracing::info!(tracker = state.address, "the tracker answers"),
+                Some(problem) if state.problem.as_ref() != Some(problem) => {
+                    tracing::warn!(
+                        tracker = state.address,
+                        problem,
+                        "the tracker does not answer: known peers are used"
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+        (state.reachable, state.problem, state.nodes) = (problem.is_none(), problem, nodes);
+    }
+
+    async fn ping(
+        self: &Arc<Self>,
+        number: usize,
+        feed: &mut Feed,
+        link: &mut Option<Arc<dyn PeerLink>>,
+    ) -> Result<Duration, String> {
+        let open = match link.as_ref().filter(|link| !link.is_closed()) {
+            Some(open) => Arc::clone(open),
+            None => {
+                let open = self.reach(&self.trackers[number]).await?;
+                *link = Some(Arc::clone(&open));
+                open
+            }
+        };
+        let announce = feed.announce(self.around.identity.listens.clone(), false);
+        let answer = tokio::time::timeout(ANSWER, open.request(Request::Announce(announce))).await;
+        match answer {
+            Ok(Ok(Response::Announced(announced))) => {
+                let pause = announced.ping_every_ms.clamp(PING_LIMITS.0, PING_LIMITS.1);
+                let mut known = self.known.lock();
+                for (node, addrs) in feed.take(announced) {
+                    known.hear(node, &addrs, Instant::now());
+                }
+                drop(known);
+                // Here rather than by the loop: what is found counts as under way before this ping counts as done.
+                self.dial_due();
+                Ok(Duration::from_millis(pause.into()))
+            }
+            Ok(Ok(_)) => Err("an answer that makes no sense".into()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => {
+                open.close();
+                Err("no answer in time".into())
+            }
+        }
+    }
+
+    async fn reach(&self, tracker: &str) -> Result<Arc<dyn PeerLink>, String> {
+        let addrs: Vec<SocketAddr> =
+            tokio::net::lookup_host(tracker).await.map_err(|error| error.to_string())?.collect();
+        let mut last = "the name has no address".to_owned();
+        for addr in addrs {
+            let identity = &self.around.identity;
+            match dial(PeerAddr::Tcp(addr), identity, &self.tracker_access, None, Arc::new(NoService)).await {
+                Ok(link) => return Ok(link),
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(last)
+    }
+
+    pub(super) async fn leave_trackers(&self) {
+        let goodbyes = self.trackers.iter().map(|tracker| async move {
+            if let Ok(link) = self.reach(tracker).await {
+                let leave = Feed::default().announce(Vec::new(), true);
+                // It drops us anyway when the pings stop.
+                let _ = link.request(Request::Announce(leave)).await;
+                link.close();
+            }
+        });
+        let _ = tokio::time::timeout(GOODBYE, futures_util::future::join_all(goodbyes)).await;
+    }
+}

@@ -1,0 +1,104 @@
+//! Merging: whenever a catalog, a session or the cache changed, the view is made anew, off tokio's workers.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::membership::{Holders, Membership};
+use crate::base::clock::Timestamp;
+use crate::catalog::merge::{Offer, Standing, merge};
+use crate::catalog::tree::ViewTree;
+
+/// Changes within this time are merged together.
+const GATHER: Duration = Duration::from_millis(30);
+/// The view is made anew at least this often: claims lapse with time alone.
+const AT_LEAST: Duration = Duration::from_secs(600);
+/// Known peers are saved this often while there are any.
+const SAVE_KNOWN: Duration = Duration::from_secs(60);
+
+impl Membership {
+    pub(super) async fn view_loop(self: Arc<Self>) {
+        let mut whole = self.around.whole_changes.clone();
+        let mut pending = self.pending.watch();
+        let mut saved = Instant::now();
+        loop {
+            // What arrives while the view is made leads to another one.
+            let complete = self.pending.count() == 0;
+            let membership = Arc::clone(&self);
+            let save = saved.elapsed() > SAVE_KNOWN;
+            let made = tokio::task::spawn_blocking(move || {
+                membership.make_view();
+                if save {
+                    membership.save_known();
+                }
+            });
+            if made.await.is_err() {
+                tracing::error!("merging the catalogs failed");
+            }
+            if save {
+                saved = Instant::now();
+            }
+            if complete && !*self.settled.borrow() {
+                self.settled.send_replace(true);
+                self.save_soon();
+            }
+            let lingering = self.roster.lock().next_change(Instant::now());
+            let wake = lingering.map_or(Instant::now() + AT_LEAST, |at| at + GATHER);
+            tokio::select! {
+                () = self.view_now.notified() => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
+                _ = whole.changed() => {}
+                _ = pending.wait_for(|count| *count == 0), if !*self.settled.borrow() => {}
+            }
+            tokio::time::sleep(GATHER).await;
+        }
+    }
+
+    fn save_soon(self: &Arc<Self>) {
+        let membership = Arc::clone(self);
+        tokio::task::spawn_blocking(move || membership.save_known());
+    }
+
+    fn make_view(&self) {
+        let copies: Vec<_> = self.book.lock().all().cloned().collect();
+        let (wall, now) = (Timestamp::now(), Instant::now());
+        let standings: Vec<Standing> = {
+            let roster = self.roster.lock();
+            let known = self.known.lock();
+            let stands = |node| roster.standing(&node, known.last_seen(&node), wall, now);
+            copies.iter().map(|copy| stands(copy.node())).collect()
+        };
+        let mut entries: Vec<_> = copies.iter().map(|copy| copy.entries().values()).collect();
+        let mut offers: Vec<Offer<'_>> = copies
+            .iter()
+            .zip(&standings)
+            .zip(&mut entries)
+            .map(|((copy, standing), entries)| Offer { node: copy.node(), standing: *standing, entries })
+            .collect();
+        let tree: ViewTree = merge(&mut offers, &*self.around.whole);
+
+        let own = self.around.identity.node;
+        let mut holders = Holders::new();
+        let mut contents = HashSet::new();
+        for (copy, standing) in copies.iter().zip(&standings) {
+            for entry in copy.entries().values() {
+                contents.insert(entry.content);
+                if *standing == Standing::Live && copy.node() != own {
+                    let nodes = holders.entry(entry.content).or_default();
+                    if nodes.last() != Some(&copy.node()) {
+                        nodes.push(copy.node());
+                    }
+                }
+            }
+        }
+        *self.contents.lock() = Arc::new(contents);
+        self.holders.send_replace(Arc::new(holders));
+        self.view.send_if_modified(|old| {
+            let changed = **old != tree;
+            if changed {
+                *old = Arc::new(tree);
+            }
+            changed
+        });
+    }
+}

@@ -1,0 +1,5 @@
+//! The tracker: whoever pings is active, whoever stops is not, and an answer carries what changed since the last one.
+
+pub mod client;
+pub mod server;
+pub mod table;
