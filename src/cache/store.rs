@@ -152,6 +152,11 @@ impl Cache {
         self.ram.get(&(content, index))
     }
 
+    /// Keeps a chunk in RAM alone: one that this node shares itself need not be on disk twice.
+    pub fn put_ram(&self, chunk: &VerifiedChunk) {
+        self.ram.insert((chunk.content(), chunk.index()), chunk.clone());
+    }
+
     /// Keeps a chunk: in RAM at once, sealed on disk soon, unless the disk can't keep up. Never blocks.
     pub fn put(&self, chunk: &VerifiedChunk) {
         self.ram.insert((chunk.content(), chunk.index()), chunk.clone());
