@@ -184,6 +184,11 @@ impl Membership {
         self.contents.lock().contains(content)
     }
 
+    /// True if this node itself has met `node`, or has a catalog of it.
+    pub fn knows(&self, node: &NodeId) -> bool {
+        self.known.lock().last_seen(node).is_some() || self.book.lock().get(*node).is_some()
+    }
+
     /// Live sessions.
     pub fn links(&self) -> Vec<Arc<dyn PeerLink>> {
         self.roster.lock().links().cloned().collect()
@@ -251,7 +256,7 @@ impl Membership {
             Notice::Versions(versions) => self.heard_versions(link, &versions),
             // It says goodbye rather than vanish: no need to wait for a time-out.
             Notice::Bye => link.close(),
-            Notice::Held { .. } => {}
+            _ => {}
         }
     }
 

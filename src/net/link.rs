@@ -110,10 +110,12 @@ pub trait Service: Send + Sync {
 }
 
 /// What a [`Service`] answers.
-#[derive(Clone, Debug)]
 pub enum Answer {
     /// A message.
     Message(Response),
     /// A chunk's plain bytes, verified by the source; the session compresses where it pays.
-    Chunk(Bytes),
+    Chunk(Bytes, UntilSent),
 }
+
+/// Something that is dropped once the answer that it came with has been handed to the network, or never will be.
+pub type UntilSent = Option<Box<dyn Send>>;

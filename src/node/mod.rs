@@ -31,6 +31,7 @@ use crate::settings::home::{Home, HomeLock};
 use crate::share::list::ShareList;
 use crate::share::sharer::{Config as SharerConfig, Sharer};
 use crate::swarm::uploads::Uploads;
+use crate::swarm::uploads::admission::UploadLimits;
 use crate::vault::sealer::Sealer;
 use crate::vault::store::{Unlock, Vault};
 
@@ -131,7 +132,14 @@ impl Node {
             })
             .await?
         };
-        service.serve_from(Uploads::new(Arc::clone(sharer.sources()), Arc::clone(&cache)));
+        let uploads = Uploads::new(
+            &identity,
+            Arc::clone(sharer.sources()),
+            Arc::clone(&cache),
+            UploadLimits::default(),
+            &runtime,
+        );
+        service.serve_from(uploads);
         let node = Arc::new(Self {
             home,
             settings,

@@ -49,12 +49,17 @@ impl Service for NodeService {
             _ => return Answer::Message(Response::Refused),
         };
         let Some(uploads) = self.uploads.get() else { return Answer::Message(Response::Busy) };
-        uploads.answer(link.network(), network.membership.names(&content), request).await
+        uploads.answer(link, network.membership.names(&content), request).await
     }
 
     async fn notice(&self, link: &Arc<dyn PeerLink>, notice: Notice) {
-        if let Some(network) = self.networks.get(&link.network()) {
-            network.membership.notice(link, notice);
+        let Some(network) = self.networks.get(&link.network()) else { return };
+        match (notice, self.uploads.get()) {
+            (Notice::Receipt(sealed), Some(uploads)) => uploads.heard_receipt(link, sealed),
+            (Notice::Receipts(sealed), Some(uploads)) => {
+                uploads.heard_receipts(link, &sealed, &|node| network.membership.knows(node));
+            }
+            (notice, _) => network.membership.notice(link, notice),
         }
     }
 }

@@ -82,8 +82,21 @@ pub enum Notice {
         /// What I hold of it now.
         held: Ranges,
     },
+    /// This is what you gave me.
+    Receipt(SignedReceipt),
+    /// This is what others say that I gave them.
+    Receipts(Vec<SignedReceipt>),
     /// I am leaving, properly.
     Bye,
+}
+
+/// What one node attests to have got from another (`swarm::uploads::receipt`, encoded and signed).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SignedReceipt {
+    /// The receipt.
+    pub message: serde_bytes::ByteBuf,
+    /// The attester's signature.
+    pub signature: serde_bytes::ByteBuf,
 }
 
 /// Where one node's catalog stands.
