@@ -12,7 +12,7 @@ use crate::base::escape::for_terminal;
 use crate::catalog::tree::FileState;
 use crate::control::ControlError;
 use crate::control::report::{
-    EntryKind, EntryReport, Event, MountReport, NamedTransfer, NetworkReport, PeerReport, Report, ShareReport,
+    EntryKind, EntryReport, Event, GotReport, LimitsReport, MountReport, NamedTransfer, NetworkReport, PeerReport, Report, ShareReport,
     StatusReport,
 };
 use crate::settings::units::show_size;
@@ -39,6 +39,8 @@ fn to_json(report: &Report) -> Result<Value, ControlError> {
         Report::Done => json!({}),
         Report::Networks(_) | Report::Shares(_) | Report::Entries(_) | Report::Peers(_) | Report::Transfers(_) => value,
         Report::Status(_)
+        | Report::Got(_)
+        | Report::Limits(_)
         | Report::Invite(_)
         | Report::Network(_)
         | Report::Share(_)
@@ -68,6 +70,8 @@ fn to_text(report: &Report) -> String {
         Report::Transfers(all) if all.is_empty() => "nothing has been fetched\n".into(),
         Report::Transfers(all) => transfers(all),
         Report::Status(status) => self::status(status),
+        Report::Got(got) => self::got(*got),
+        Report::Limits(limits) => self::limits(*limits),
     }
 }
 
@@ -275,6 +279,23 @@ fn status(status: &StatusReport) -> String {
     out
 }
 
+fn got(got: GotReport) -> String {
+    let seconds = got.millis as f64 / 1000.0;
+    let fetched = got.bytes - got.had_bytes.min(got.bytes);
+    let rate = show_size((fetched as f64 / seconds.max(0.001)) as u64);
+    let had = match got.had_bytes {
+        0 => String::new(),
+        had => format!(", {} of it had been there", show_size(had)),
+    };
+    format!("{}, {}{had}, in {seconds:.1} s ({rate}/s)\n", plural(got.files, "file"), show_size(got.bytes))
+}
+
+fn limits(limits: LimitsReport) -> String {
+    let rate = |rate: Option<u64>| rate.map_or_else(|| "no limit".into(), |rate| format!("{}/s", show_size(rate)));
+    let slots = limits.upload_slots.map_or_else(|| "as the rate asks for".into(), |slots| slots.to_string());
+    format!("upload    {}\ndownload  {}\nslots     {slots}\n", rate(limits.upload), rate(limits.download))
+}
+
 /// A bar for a share that is being hashed; silent where stderr is no terminal.
 pub fn share_progress() -> impl FnMut(Event) {
     let target =
@@ -286,7 +307,7 @@ pub fn share_progress() -> impl FnMut(Event) {
         bar.set_style(style);
     }
     move |event| {
-        let Event::Share(share) = event;
+        let Event::Share(share) = event else { return };
         if share.to_hash > 0 {
             bar.set_message("hashing");
             bar.set_length(share.to_hash);

@@ -13,13 +13,15 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::Control;
+use super::{Control, Opened};
 use super::error::{ControlError, ErrorCode};
 use super::report::{Event, Report};
 use super::request::Request;
 
 /// The longest request line: paths and invites are far shorter.
 pub const MAX_LINE: u64 = 1 << 20;
+/// Bytes that are read of a file at once.
+const READ: usize = 1 << 20;
 /// Clients at once.
 const MAX_CLIENTS: usize = 256;
 /// Events that wait for a slow client; more are left out, for the next one says as much.
@@ -31,6 +33,8 @@ const EVENTS: usize = 64;
 pub enum Line {
     /// Progress; more lines follow.
     Event(Event),
+    /// So many bytes of a file follow, and then more lines.
+    Data(usize),
     /// The answer.
     Ok(Box<Report>),
     /// It came to nothing.
@@ -113,6 +117,13 @@ async fn serve(stream: UnixStream, control: &dyn Control) -> io::Result<()> {
                 continue;
             }
         };
+        if let Request::Read { path, network } = &request {
+            match control.open(path, network.as_deref()).await {
+                Ok(opened) => send_file(&mut to, opened).await?,
+                Err(error) => write(&mut to, &Line::Error(error)).await?,
+            }
+            continue;
+        }
         let (events, mut heard) = mpsc::channel(EVENTS);
         let on_event = move |event| {
             // A client that is slow misses some.
@@ -134,6 +145,28 @@ async fn serve(stream: UnixStream, control: &dyn Control) -> io::Result<()> {
         };
         write(&mut to, &line).await?;
     }
+}
+
+/// Sends a file's bytes in order, as fast as they are taken.
+async fn send_file(to: &mut (impl AsyncWriteExt + Unpin), (size, handle): Opened) -> io::Result<()> {
+    let mut at = 0;
+    while at < size {
+        match handle.read(at, READ).await {
+            Ok(bytes) if !bytes.is_empty() => {
+                write(to, &Line::Data(bytes.len())).await?;
+                for piece in bytes.pieces() {
+                    to.write_all(piece).await?;
+                }
+                at += bytes.len() as u64;
+            }
+            Ok(_) => break,
+            Err(error) => {
+                let wrong = ControlError::new(ErrorCode::Unreachable, error.to_string());
+                return write(to, &Line::Error(wrong)).await;
+            }
+        }
+    }
+    write(to, &Line::Ok(Box::new(Report::Done))).await
 }
 
 async fn write(to: &mut (impl AsyncWriteExt + Unpin), line: &Line) -> io::Result<()> {

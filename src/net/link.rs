@@ -107,6 +107,8 @@ pub trait Service: Send + Sync {
     async fn request(&self, link: &Arc<dyn PeerLink>, request: Request) -> Answer;
     /// Hears one notice.
     async fn notice(&self, link: &Arc<dyn PeerLink>, notice: Notice);
+    /// So many bytes came in on some session; nothing more is read from it until this returns. For a limit on the rate.
+    async fn received(&self, _bytes: usize) {}
 }
 
 /// What a [`Service`] answers.

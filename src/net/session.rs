@@ -237,6 +237,7 @@ impl Session {
             }
             self.received.fetch_add(got as u64, Ordering::Relaxed);
             self.heard.store(self.elapsed(), Ordering::Relaxed);
+            service.received(got).await;
             while let Some(len) = buffer.first_chunk().map(|len| usize::from(u16::from_be_bytes(*len)))
                 && buffer.len() >= 2 + len
             {

@@ -3,6 +3,7 @@
 
 mod control;
 mod errors;
+mod getting;
 mod looking;
 mod mounts;
 mod networks;
@@ -76,8 +77,8 @@ pub struct Node {
     began: Instant,
     /// Kept for as long as the node runs.
     listener: Mutex<Option<Listener>>,
-    /// What memberships refer to weakly.
-    _service: Arc<NodeService>,
+    /// Memberships refer to it weakly.
+    service: Arc<NodeService>,
     _lock: HomeLock,
 }
 
@@ -98,7 +99,7 @@ impl Node {
         let (name, node) = (node_name(&settings), vault.node());
         let mut identity = Identity { node, sign: Arc::new(vault.signer()), name, listens: Vec::new() };
         let networks = Arc::new(Networks::default());
-        let service = NodeService::new(Arc::clone(&networks));
+        let service = NodeService::new(Arc::clone(&networks), settings.limits.download.map(|rate| rate.0));
         let accesses = watch::channel(Vec::new()).0;
         let identities = watch::channel(identity.clone()).0;
         let bind = |addr| {
@@ -136,7 +137,10 @@ impl Node {
             &identity,
             Arc::clone(sharer.sources()),
             Arc::clone(&cache),
-            UploadLimits::default(),
+            UploadLimits {
+                rate: settings.limits.upload.map(|rate| rate.0),
+                slots: settings.limits.upload_slots,
+            },
             &runtime,
         );
         service.serve_from(uploads);
@@ -158,7 +162,7 @@ impl Node {
             stop: watch::channel(false).0,
             began: Instant::now(),
             listener: Mutex::new(Some(listener)),
-            _service: service,
+            service,
             _lock: lock,
         });
         node.open_doors();

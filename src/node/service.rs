@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::networks::Networks;
 use crate::net::handshake::Kind;
+use crate::net::throttle::Throttle;
 use crate::net::link::{Answer, PeerLink, Service};
 use crate::swarm::uploads::Uploads;
 use crate::wire::message::{Notice, Request, Response};
@@ -14,12 +15,18 @@ use crate::wire::message::{Notice, Request, Response};
 pub(super) struct NodeService {
     networks: Arc<Networks>,
     uploads: OnceLock<Arc<Uploads>>,
+    /// Of what comes in.
+    pub download: Throttle,
 }
 
 impl NodeService {
     /// Serves nothing yet.
-    pub fn new(networks: Arc<Networks>) -> Arc<Self> {
-        Arc::new(Self { networks, uploads: OnceLock::new() })
+    pub fn new(networks: Arc<Networks>, download: Option<u64>) -> Arc<Self> {
+        Arc::new(Self { networks, uploads: OnceLock::new(), download: Throttle::new(download) })
+    }
+
+    pub fn uploads(&self) -> Option<&Arc<Uploads>> {
+        self.uploads.get()
     }
 
     /// Serves contents from now on.
@@ -37,6 +44,10 @@ impl Service for NodeService {
             // It was left a moment ago.
             None => link.close(),
         }
+    }
+
+    async fn received(&self, bytes: usize) {
+        self.download.passed(bytes).await;
     }
 
     async fn request(&self, link: &Arc<dyn PeerLink>, request: Request) -> Answer {
