@@ -251,7 +251,7 @@ impl Membership {
             Notice::Versions(versions) => self.heard_versions(link, &versions),
             // It says goodbye rather than vanish: no need to wait for a time-out.
             Notice::Bye => link.close(),
-            Notice::Held { .. } => {}
+            Notice::Held { .. } | Notice::Downloaders { .. } => {}
         }
     }
 
