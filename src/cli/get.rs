@@ -28,7 +28,7 @@ pub fn get(context: &Context, words: &[PathBuf], network: Option<&str>, output: 
     let dest = std::path::absolute(dest).map_err(ControlError::failed)?;
     let paths = paths.iter().map(|path| view_path(path)).collect();
     let request = Request::Get { paths, dest: dest.as_path().into(), network };
-    let mut shown = Shown::new();
+    let shown = Shown::new();
     let got = ask::daemon_with(context, &request, &mut |event| {
         if let Event::Get(progress) = event {
             shown.update(&progress);
@@ -67,7 +67,8 @@ impl Shown {
         self.bar.set_position(progress.bytes_done);
         let name = progress.path.shown();
         let name = name.rsplit('/').next().unwrap_or_default();
-        let count = if progress.files > 1 { format!("{}/{} ", progress.files_done, progress.files) } else { String::new() };
+        let count =
+            if progress.files > 1 { format!("{}/{} ", progress.files_done, progress.files) } else { String::new() };
         self.bar.set_prefix(format!("{count}{name}"));
         let lines: Vec<String> = progress
             .sources

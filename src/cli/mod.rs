@@ -23,8 +23,8 @@ use crate::control::text::PathText;
 use crate::control::{ControlError, Request};
 use crate::node::wrong;
 use crate::settings::file::Settings;
-use crate::settings::units::parse_size;
 use crate::settings::home::Home;
+use crate::settings::units::parse_size;
 
 use args::{Args, Command, NetworkCommand, Output, ShareCommand};
 
@@ -77,9 +77,9 @@ fn carry_out(args: &Args) -> Result<(), ControlError> {
         Command::Transfers { output, .. } => print(*output, &ask::daemon(&context, &Request::Transfers)?),
         Command::Get { what, network, output } => get::get(&context, what, network.as_deref(), *output),
         Command::Limits { upload, download, slots, output } => {
-            let rate = |text: &Option<String>| text.as_deref().map(parse_size).transpose().map_err(ControlError::invalid);
-            let request =
-                Request::Limits { upload: rate(upload)?, download: rate(download)?, upload_slots: *slots };
+            let rate =
+                |text: &Option<String>| text.as_deref().map(parse_size).transpose().map_err(ControlError::invalid);
+            let request = Request::Limits { upload: rate(upload)?, download: rate(download)?, upload_slots: *slots };
             print(*output, &ask::daemon(&context, &request)?)
         }
         Command::Status { output } => print(*output, &ask::daemon(&context, &Request::Status)?),

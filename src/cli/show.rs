@@ -9,14 +9,16 @@ use serde_json::{Value, json};
 use super::table::Table;
 use crate::base::clock::Timestamp;
 use crate::base::escape::for_terminal;
+use crate::base::ranges::Ranges;
 use crate::catalog::tree::FileState;
 use crate::control::ControlError;
 use crate::control::report::{
-    EntryKind, EntryReport, Event, GotReport, LimitsReport, MountReport, NamedTransfer, NetworkReport, PeerReport, Report, ShareReport,
-    StatusReport,
+    EntryKind, EntryReport, Event, GotReport, LimitsReport, MountReport, NamedTransfer, NetworkReport, PeerReport,
+    Report, ShareReport, StatusReport,
 };
 use crate::settings::units::show_size;
-use crate::swarm::report::TransferState;
+use crate::swarm::quarantine::QuarantineReport;
+use crate::swarm::report::{Limit, TransferState};
 
 /// Prints a report; as JSON if asked for: lists in an object under their name, single things as they are.
 pub fn report(as_json: bool, report: &Report) -> Result<(), ControlError> {
@@ -196,7 +198,8 @@ fn show_rtt(micros: u64) -> String {
 }
 
 fn peers(all: &[PeerReport]) -> String {
-    let mut table = Table::new(&["PEER", "NODE", "NETWORK", "ADDRESS", ">FILES", ">RECEIVED", ">SENT", ">ROUND TRIP"]);
+    let heads = ["PEER", "NODE", "NETWORK", "ADDRESS", ">FILES", ">RECEIVED", ">SENT", ">ROUND TRIP", "REMARKS"];
+    let mut table = Table::new(&heads);
     for peer in all {
         table.row(vec![
             for_terminal(peer.name.as_bytes()),
@@ -207,9 +210,49 @@ fn peers(all: &[PeerReport]) -> String {
             show_size(peer.received),
             show_size(peer.sent),
             show_rtt(peer.rtt_micros),
+            peer.offences.as_ref().map_or_else(String::new, offences),
         ]);
     }
     table.render()
+}
+
+/// What a peer did, in a few words.
+fn offences(record: &QuarantineReport) -> String {
+    let mut what = Vec::new();
+    for (count, noun) in
+        [(record.bad_chunks, "wrong chunk"), (record.bad_hashes, "wrong proof"), (record.protocol, "broken rule")]
+    {
+        if count > 0 {
+            what.push(plural(count, noun));
+        }
+    }
+    let until = record.banned_for.map_or_else(String::new, |left| format!("; not asked for {} s", left.as_secs()));
+    format!("{}; not asked for {}{until}", what.join(", "), plural(record.files, "file"))
+}
+
+fn limit_words(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Reader => "the reader",
+        Limit::Starting => "starting",
+        Limit::Link => "the link",
+        Limit::Holdings => "what it holds",
+        Limit::TooSlow => "too slow for the reader",
+        Limit::Busy => "it is busy",
+        Limit::Stalled => "stalled",
+        Limit::Proof => "waiting for hashes",
+        Limit::Useless => "of no use",
+        Limit::Quarantined => "it lied",
+        Limit::NoSource => "no source",
+    }
+}
+
+/// Chunks from and to, and how many pieces.
+fn show_ranges(ranges: &Ranges) -> String {
+    match ranges.runs() {
+        [] => "-".into(),
+        [only] => format!("{}-{}", only.start, only.end - 1),
+        [first, .., last] => format!("{}-{} in {}", first.start, last.end - 1, ranges.runs().len()),
+    }
 }
 
 fn transfers(all: &[NamedTransfer]) -> String {
@@ -223,9 +266,24 @@ fn transfers(all: &[NamedTransfer]) -> String {
             TransferState::Ended => "ended",
         };
         let (came, size) = (show_size(transfer.bytes), show_size(named.size));
-        out.push_str(&format!("{name}  {came} of {size}  {state}\n"));
-        let mut table =
-            Table::new(&["  PEER", ">BROUGHT", ">CHUNKS", ">RATE", ">ROUND TRIP", ">IN FLIGHT", ">RETRIES", ">BAD"]);
+        let rate = if transfer.rate == 0 { String::new() } else { format!("  {}/s", show_size(transfer.rate)) };
+        let ended = transfer.state == TransferState::Ended;
+        let limit = if ended { String::new() } else { format!("  limited by: {}", limit_words(transfer.limit)) };
+        out.push_str(&format!("{name}  {came} of {size}  {state}{rate}{limit}\n"));
+        let heads = [
+            "  PEER",
+            ">BROUGHT",
+            ">CHUNKS",
+            ">RATE",
+            ">ROUND TRIP",
+            ">SECTION",
+            ">IN FLIGHT",
+            ">RETRIES",
+            ">HEDGES",
+            ">BAD",
+            "LIMITED BY",
+        ];
+        let mut table = Table::new(&heads);
         for source in &transfer.sources {
             let rate = if source.rate == 0 { "-".into() } else { format!("{}/s", show_size(source.rate)) };
             table.row(vec![
@@ -234,9 +292,12 @@ fn transfers(all: &[NamedTransfer]) -> String {
                 source.chunks.to_string(),
                 rate,
                 show_rtt(source.rtt_micros),
+                show_ranges(&source.section),
                 source.in_flight.to_string(),
                 source.retries.to_string(),
+                source.hedges.to_string(),
                 source.bad.to_string(),
+                if source.live { limit_words(source.limit).to_owned() } else { String::new() },
             ]);
         }
         out.push_str(&table.render());

@@ -8,6 +8,7 @@ use crate::base::ids::{NodeId, Root};
 use crate::cache::CacheStats;
 use crate::catalog::tree::FileState;
 use crate::members::membership::TrackerState;
+use crate::swarm::quarantine::QuarantineReport;
 use crate::swarm::report::TransferReport;
 
 /// One answer.
@@ -258,8 +259,8 @@ pub struct PeerReport {
     pub files: usize,
     /// Its part of this node's upload while all who ask now go on asking, in thousandths; 0 if it asks for nothing.
     pub upload_share: u16,
-    /// Times that it sent wrong bytes, said false things or stalled, and so was not asked for a while.
-    pub offences: Vec<String>,
+    /// What it sent that an honest peer never sends, and what follows.
+    pub offences: Option<QuarantineReport>,
 }
 
 /// A transfer, with the name of its file in the view.

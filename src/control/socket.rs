@@ -13,10 +13,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::{Control, Opened};
 use super::error::{ControlError, ErrorCode};
 use super::report::{Event, Report};
 use super::request::Request;
+use super::{Control, Opened};
 
 /// The longest request line: paths and invites are far shorter.
 pub const MAX_LINE: u64 = 1 << 20;

@@ -60,7 +60,11 @@ impl Node {
         Ok((self.network(network)?, ValidPath::from_user(&path.0).map_err(wrong)?))
     }
 
-    fn find(&self, path: Option<&PathText>, network: Option<&str>) -> Result<(Arc<ViewTree>, TreeIndex), ControlError> {
+    pub(super) fn find(
+        &self,
+        path: Option<&PathText>,
+        network: Option<&str>,
+    ) -> Result<(Arc<ViewTree>, TreeIndex), ControlError> {
         let (joined, valid) = self.locate(path, network)?;
         let view = joined.view();
         let nothing = || {
@@ -138,8 +142,11 @@ impl Node {
 
     pub(super) fn peers(&self) -> Vec<PeerReport> {
         let mut peers = Vec::new();
-        let shares: HashMap<_, _> = self.service.uploads().map(|uploads| uploads.shares()).unwrap_or_default().into_iter().collect();
+        let shares: HashMap<_, _> =
+            self.service.uploads().map(|uploads| uploads.shares()).unwrap_or_default().into_iter().collect();
         for joined in self.networks.all() {
+            let offences: HashMap<_, _> =
+                joined.swarm.quarantine().into_iter().map(|record| (record.node, record)).collect();
             let catalogs: HashMap<_, _> = joined.membership.catalogs().into_iter().collect();
             for link in joined.membership.links() {
                 let stats = link.stats();
@@ -155,7 +162,7 @@ impl Node {
                     rtt_micros: stats.rtt_micros,
                     files: catalogs.get(&link.node()).copied().unwrap_or(0),
                     upload_share: shares.get(&link.node()).map_or(0, |share| (share * 1000.0).round() as u16),
-                    offences: Vec::new(),
+                    offences: offences.get(&link.node()).cloned(),
                 });
             }
         }

@@ -113,7 +113,7 @@ impl Node {
 
         let cache = open_cache(&home, &settings, &vault, &sealer).await?;
         let around = networks::around(&home, &settings, &identity, &sealer, &cache, &service);
-        networks.set_up(around, Arc::clone(&cache), runtime.clone());
+        networks.set_up(around, &service, Arc::clone(&cache), runtime.clone());
         let (list, sharer) = {
             let (home, sealer, networks) = (home.clone(), Arc::clone(&sealer), Arc::clone(&networks));
             let members: Vec<_> = vault.networks().to_vec();
@@ -137,10 +137,7 @@ impl Node {
             &identity,
             Arc::clone(sharer.sources()),
             Arc::clone(&cache),
-            UploadLimits {
-                rate: settings.limits.upload.map(|rate| rate.0),
-                slots: settings.limits.upload_slots,
-            },
+            UploadLimits { rate: settings.limits.upload.map(|rate| rate.0), slots: settings.limits.upload_slots },
             &runtime,
         );
         service.serve_from(uploads);

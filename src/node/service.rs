@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::networks::Networks;
 use crate::net::handshake::Kind;
-use crate::net::throttle::Throttle;
 use crate::net::link::{Answer, PeerLink, Service};
+use crate::net::throttle::Throttle;
 use crate::swarm::uploads::Uploads;
 use crate::wire::message::{Notice, Request, Response};
 
@@ -40,7 +40,16 @@ impl NodeService {
 impl Service for NodeService {
     async fn connected(&self, link: Arc<dyn PeerLink>) {
         match self.networks.get(&link.network()).filter(|_| link.kind() == Kind::Member) {
-            Some(network) => network.membership.connected(link),
+            Some(network) => {
+                network.membership.connected(Arc::clone(&link));
+                let swarm = Arc::downgrade(&network.swarm);
+                tokio::spawn(async move {
+                    link.closed().await;
+                    if let Some(swarm) = swarm.upgrade() {
+                        swarm.disconnected(link.node());
+                    }
+                });
+            }
             // It was left a moment ago.
             None => link.close(),
         }
@@ -60,6 +69,7 @@ impl Service for NodeService {
             _ => return Answer::Message(Response::Refused),
         };
         let Some(uploads) = self.uploads.get() else { return Answer::Message(Response::Busy) };
+        network.swarm.downloader(link, content);
         uploads.answer(link, network.membership.names(&content), request).await
     }
 
@@ -70,6 +80,8 @@ impl Service for NodeService {
             (Notice::Receipts(sealed), Some(uploads)) => {
                 uploads.heard_receipts(link, &sealed, &|node| network.membership.knows(node));
             }
+            (Notice::Held { content, held }, _) => network.swarm.heard_held(link, &content, &held),
+            (Notice::Downloaders { content, nodes }, _) => network.swarm.heard_downloaders(content, nodes),
             (notice, _) => network.membership.notice(link, notice),
         }
     }

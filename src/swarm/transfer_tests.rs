@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::base::chunks::{CHUNK, chunk_len, chunk_start};
-use crate::base::tree::manifest_of;
+use crate::base::tree::{Proof, manifest_of};
 use crate::net::fake::{Behaviour, FakePeer};
 use crate::swarm::swarm::{Finder, Keep, Swarm};
 
