@@ -6,11 +6,12 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::error::{ControlError, ErrorCode};
@@ -45,6 +46,8 @@ pub enum Line {
 pub struct ControlSocket {
     path: PathBuf,
     task: JoinHandle<()>,
+    /// Requests that are being answered.
+    busy: Arc<watch::Sender<usize>>,
 }
 
 impl ControlSocket {
@@ -56,7 +59,16 @@ impl ControlSocket {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { path: path.into(), task: tokio::spawn(accept(listener, control)) })
+        let busy = Arc::new(watch::channel(0).0);
+        let task = tokio::spawn(accept(listener, control, Arc::clone(&busy)));
+        Ok(Self { path: path.into(), task, busy })
+    }
+
+    /// Accepts nobody any more, and waits until those who asked have their answers, at most for `limit`.
+    pub async fn finish(self, limit: Duration) {
+        self.task.abort();
+        let mut busy = self.busy.subscribe();
+        let _ = tokio::time::timeout(limit, busy.wait_for(|busy| *busy == 0)).await;
     }
 }
 
@@ -68,16 +80,16 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn accept(listener: UnixListener, control: Arc<dyn Control>) {
+async fn accept(listener: UnixListener, control: Arc<dyn Control>, busy: Arc<watch::Sender<usize>>) {
     let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
         // The semaphore is never closed.
         let Ok(client) = Arc::clone(&clients).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let control = Arc::clone(&control);
+                let (control, busy) = (Arc::clone(&control), Arc::clone(&busy));
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, &*control).await {
+                    if let Err(error) = serve(stream, &*control, &busy).await {
                         tracing::debug!(%error, "a control client went away");
                     }
                     drop(client);
@@ -91,7 +103,23 @@ async fn accept(listener: UnixListener, control: Arc<dyn Control>) {
     }
 }
 
-async fn serve(stream: UnixStream, control: &dyn Control) -> io::Result<()> {
+/// Counts a request for as long as it is answered.
+struct Busy<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Busy<'a> {
+    fn new(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|busy| *busy += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|busy| *busy -= 1);
+    }
+}
+
+async fn serve(stream: UnixStream, control: &dyn Control, busy: &watch::Sender<usize>) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     let own = rustix::process::geteuid().as_raw();
     let (from, mut to) = stream.into_split();
@@ -106,6 +134,7 @@ async fn serve(stream: UnixStream, control: &dyn Control) -> io::Result<()> {
         if line.is_empty() {
             return Ok(());
         }
+        let _busy = Busy::new(busy);
         let request: Request = match serde_json::from_slice(&line) {
             Ok(request) => request,
             Err(error) => {
