@@ -13,3 +13,5 @@ pub mod tracker;
 pub mod members;
 pub mod swarm;
 pub mod reader;
+pub mod fs;
+pub mod fuse;

@@ -8,6 +8,13 @@ use crate::base::names::{ValidName, ValidPath};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct TreeIndex(u32);
 
+impl TreeIndex {
+    /// Its place in the tree's arena: below [`ViewTree::len`].
+    pub fn number(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The root folder of every tree.
 pub const TREE_ROOT: TreeIndex = TreeIndex(0);
 
@@ -108,6 +115,11 @@ impl ViewTree {
     /// The entry at `index`, which must come from this tree.
     pub fn entry(&self, index: TreeIndex) -> &ViewEntry {
         &self.entries[index.0 as usize]
+    }
+
+    /// All entries, every folder before what is in it.
+    pub fn all(&self) -> impl Iterator<Item = (TreeIndex, &ViewEntry)> {
+        (0..).map(TreeIndex).zip(&self.entries)
     }
 
     /// The entries of a folder, sorted by name; nothing for a file.

@@ -1,0 +1,215 @@
+//! What a mount answers: lookups, attributes, folders and reads, over the newest view. An open handle stays on the
+//! version that it was opened on.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::inodes::{Inodes, ROOT_INODE, Stale};
+use crate::base::clock::Timestamp;
+use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewKind, ViewTree};
+use crate::reader::contents::{ContentHandle, Contents, ReadError};
+
+/// Why the file system says no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FsError {
+    /// There is no such name.
+    #[error("no such file or folder")]
+    NotFound,
+    /// The inode is gone: another version took its place.
+    #[error("the file has been replaced or withdrawn")]
+    Stale,
+    /// Not a folder.
+    #[error("not a folder")]
+    NotAFolder,
+    /// A folder.
+    #[error("a folder")]
+    IsAFolder,
+    /// No such handle.
+    #[error("no such handle")]
+    BadHandle,
+    /// It can't be written.
+    #[error("the mount is read-only")]
+    ReadOnly,
+    /// The bytes did not come.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Attributes of an inode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attributes {
+    /// Its number.
+    pub inode: u64,
+    /// Bytes; 0 for a folder.
+    pub size: u64,
+    /// Last modification.
+    pub mtime: Timestamp,
+    /// A folder, or a file.
+    pub folder: bool,
+    /// 0444 or 0555.
+    pub mode: u16,
+}
+
+/// One entry of a folder.
+pub struct FolderEntry<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// Its attributes.
+    pub attributes: Attributes,
+}
+
+struct OpenFile {
+    attributes: Attributes,
+    handle: Arc<dyn ContentHandle>,
+}
+
+struct OpenFolder {
+    inodes: Arc<Inodes>,
+    folder: TreeIndex,
+}
+
+/// One mount's files.
+pub struct Files {
+    inodes: RwLock<Arc<Inodes>>,
+    contents: Arc<dyn Contents>,
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<OpenFile>>>,
+    folders: Mutex<HashMap<u64, Arc<OpenFolder>>>,
+}
+
+fn attributes(inodes: &Inodes, index: TreeIndex) -> Attributes {
+    let inode = inodes.number(index);
+    let mtime = inodes.mtime(index);
+    match &inodes.view().entry(index).kind {
+        ViewKind::Folder(_) => Attributes { inode, size: 0, mtime, folder: true, mode: 0o555 },
+        ViewKind::File(file) => {
+            let mode = if file.executable { 0o555 } else { 0o444 };
+            Attributes { inode, size: file.content.size, mtime, folder: false, mode }
+        }
+    }
+}
+
+impl Files {
+    /// Shows `view`, with bytes from `contents`.
+    pub fn new(view: Arc<ViewTree>, contents: Arc<dyn Contents>) -> Self {
+        Self {
+            inodes: RwLock::new(Arc::new(Inodes::new(view))),
+            contents,
+            next: AtomicU64::new(1),
+            open: Mutex::default(),
+            folders: Mutex::default(),
+        }
+    }
+
+    fn now(&self) -> Arc<Inodes> {
+        Arc::clone(&self.inodes.read())
+    }
+
+    /// Shows another view. Returns what the kernel must forget.
+    pub fn replace(&self, view: Arc<ViewTree>) -> Vec<Stale> {
+        let new = Arc::new(Inodes::new(view));
+        let old = std::mem::replace(&mut *self.inodes.write(), Arc::clone(&new));
+        old.stale(&new)
+    }
+
+    /// What `name` in the folder `parent` is.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attributes, FsError> {
+        let inodes = self.now();
+        let index = inodes.lookup(parent, name).ok_or(FsError::NotFound)?;
+        Ok(attributes(&inodes, index))
+    }
+
+    /// Attributes of an inode; of one that is gone as long as it is open.
+    pub fn attributes(&self, inode: u64) -> Result<Attributes, FsError> {
+        let inodes = self.now();
+        if let Some(index) = inodes.find(inode) {
+            return Ok(attributes(&inodes, index));
+        }
+        let open = self.open.lock();
+        open.values().find(|file| file.attributes.inode == inode).map(|file| file.attributes).ok_or(FsError::Stale)
+    }
+
+    /// Opens a file; returns a handle's number. Asks nobody anything.
+    pub fn open(&self, inode: u64) -> Result<u64, FsError> {
+        let inodes = self.now();
+        let index = inodes.find(inode).ok_or(FsError::Stale)?;
+        let ViewKind::File(file) = &inodes.view().entry(index).kind else { return Err(FsError::IsAFolder) };
+        let handle = self.contents.open(file.content);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let open = OpenFile { attributes: attributes(&inodes, index), handle };
+        self.open.lock().insert(number, Arc::new(open));
+        Ok(number)
+    }
+
+    /// What to read through.
+    pub fn handle(&self, number: u64) -> Result<Arc<dyn ContentHandle>, FsError> {
+        self.open.lock().get(&number).map(|open| Arc::clone(&open.handle)).ok_or(FsError::BadHandle)
+    }
+
+    /// Closes a handle.
+    pub fn release(&self, number: u64) {
+        let open = self.open.lock().remove(&number);
+        // Dropped outside of the lock: it may end a transfer.
+        drop(open);
+    }
+
+    /// Opens a folder as it is now; returns a handle's number.
+    pub fn open_folder(&self, inode: u64) -> Result<u64, FsError> {
+        let inodes = self.now();
+        let folder = inodes.find(inode).ok_or(FsError::Stale)?;
+        if !matches!(inodes.view().entry(folder).kind, ViewKind::Folder(_)) {
+            return Err(FsError::NotAFolder);
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.folders.lock().insert(number, Arc::new(OpenFolder { inodes, folder }));
+        Ok(number)
+    }
+
+    /// Gives the entries of an open folder from `offset` on to `give`, with the offset to go on after each, until it
+    /// returns false. `.` and `..` come first.
+    pub fn read_folder(
+        &self,
+        number: u64,
+        offset: u64,
+        give: &mut dyn FnMut(u64, FolderEntry<'_>) -> bool,
+    ) -> Result<(), FsError> {
+        let open = self.folders.lock().get(&number).cloned().ok_or(FsError::BadHandle)?;
+        let (inodes, folder) = (&open.inodes, open.folder);
+        let view = inodes.view();
+        let dots = [(&b"."[..], folder), (&b".."[..], view.entry(folder).parent)];
+        let named = view.children(folder).iter().map(|&index| {
+            let name = view.entry(index).name.as_ref().map_or(&b""[..], |name| name.as_bytes());
+            (name, index)
+        });
+        // Folders have at most u32 entries.
+        for (at, (name, index)) in dots.into_iter().chain(named).enumerate().skip(offset as usize) {
+            if !give(at as u64 + 1, FolderEntry { name, attributes: attributes(inodes, index) }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes a folder.
+    pub fn release_folder(&self, number: u64) {
+        let open = self.folders.lock().remove(&number);
+        drop(open);
+    }
+
+    /// Bytes and entries of the whole view.
+    pub fn totals(&self) -> (u64, u64) {
+        let inodes = self.now();
+        (inodes.bytes(), inodes.view().len() as u64)
+    }
+
+    /// The root's attributes.
+    pub fn root(&self) -> Attributes {
+        let inodes = self.now();
+        debug_assert_eq!(inodes.number(TREE_ROOT), ROOT_INODE);
+        attributes(&inodes, TREE_ROOT)
+    }
+}

@@ -1,0 +1,5 @@
+//! The adapter to fuser: it translates, dispatches on FUSE threads, and replies from async tasks where bytes have to be
+//! fetched. A FUSE thread never waits for the network.
+
+mod adapter;
+pub mod mount;

@@ -1,0 +1,171 @@
+//! One mount: bringing it up, keeping the kernel's memory true, taking it down.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use rustix::mount::UnmountFlags;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::adapter::Adapter;
+use crate::catalog::tree::ViewTree;
+use crate::fs::files::Files;
+use crate::fs::inodes::Stale;
+use crate::reader::contents::Contents;
+use crate::share::mounts::flashget_mounts;
+
+/// Threads that take requests from the kernel. They only dispatch, and copy what is in RAM.
+const THREADS: usize = 4;
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct MountConfig {
+    /// Where; absolute.
+    pub point: PathBuf,
+    /// What `mount` shows as the source: the network's name.
+    pub source: String,
+    /// Other users may enter.
+    pub allow_other: bool,
+    /// The kernel's read-ahead in KiB, where it may be set.
+    pub read_ahead_kb: u32,
+}
+
+/// A live mount. Dropping it detaches it.
+pub struct Mount {
+    config: MountConfig,
+    follower: tokio::task::JoinHandle<()>,
+    ended: watch::Receiver<bool>,
+    read_ahead_kb: Option<u32>,
+}
+
+impl Mount {
+    /// Mounts. Blocks until the kernel has it.
+    pub fn start(
+        config: MountConfig,
+        mut view: watch::Receiver<Arc<ViewTree>>,
+        contents: Arc<dyn Contents>,
+        runtime: &Handle,
+    ) -> io::Result<Self> {
+        let first = view.borrow_and_update().clone();
+        let files = Arc::new(Files::new(first, contents));
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), uid, gid);
+        let mut options = Config::default();
+        options.mount_options = vec![
+            MountOption::FSName(config.source.clone()),
+            MountOption::Subtype("flashget".into()),
+            MountOption::RO,
+            MountOption::NoSuid,
+            MountOption::NoDev,
+            MountOption::DefaultPermissions,
+        ];
+        options.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
+        options.n_threads = Some(THREADS);
+        options.clone_fd = true;
+        let session = Session::new(adapter, &config.point, &options)?;
+        let (stale, work) = channel();
+        let notifier = session.notifier();
+        std::thread::Builder::new().name("fg-inval".into()).spawn(move || invalidate(&work, &notifier))?;
+        // Ends as well when somebody else unmounts.
+        let (end, ended) = watch::channel(false);
+        std::thread::Builder::new().name("fg-mount".into()).spawn(move || {
+            if let Err(error) = session.run() {
+                tracing::warn!(%error, "a mount ended");
+            }
+            end.send_replace(true);
+        })?;
+        let follower = runtime.spawn(follow(view, files, stale));
+        let read_ahead_kb = raise_read_ahead(&config);
+        Ok(Self { config, follower, ended, read_ahead_kb })
+    }
+
+    /// How it was mounted.
+    pub fn config(&self) -> &MountConfig {
+        &self.config
+    }
+
+    /// The kernel's read-ahead for it, in KiB, if that is known.
+    pub fn read_ahead_kb(&self) -> Option<u32> {
+        self.read_ahead_kb
+    }
+
+    /// True once the kernel has let go of it.
+    pub fn ended(&self) -> watch::Receiver<bool> {
+        self.ended.clone()
+    }
+
+    /// Unmounts. Without `force`, a mount that is in use stays and an error says so; with it, it is detached at once,
+    /// and reads that wait end with an error. Blocks.
+    pub fn unmount(&self, force: bool) -> io::Result<()> {
+        if *self.ended.borrow() { Ok(()) } else { unmount(&self.config.point, force) }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.follower.abort();
+        if let Err(error) = self.unmount(true) {
+            tracing::warn!(%error, "unmounting failed");
+        }
+    }
+}
+
+/// Takes a mount away, whoever made it. Root does it itself, others by fusermount3.
+pub fn unmount(point: &Path, force: bool) -> io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        let flags = if force { UnmountFlags::DETACH | UnmountFlags::FORCE } else { UnmountFlags::empty() };
+        return Ok(rustix::mount::unmount(point, flags | UnmountFlags::NOFOLLOW)?);
+    }
+    let mut command = Command::new("fusermount3");
+    command.arg(if force { "-uz" } else { "-u" }).arg("--").arg(point);
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let kind = if said.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
+    Err(io::Error::new(kind, said.trim().to_owned()))
+}
+
+/// Puts each new view in place and passes on what the kernel must forget.
+async fn follow(mut view: watch::Receiver<Arc<ViewTree>>, files: Arc<Files>, stale: Sender<Vec<Stale>>) {
+    while view.changed().await.is_ok() {
+        let new = view.borrow_and_update().clone();
+        let files = Arc::clone(&files);
+        let Ok(forget) = tokio::task::spawn_blocking(move || files.replace(new)).await else { return };
+        if stale.send(forget).is_err() {
+            return;
+        }
+    }
+}
+
+/// A thread of its own: the kernel may hold these calls until requests that are under way have been answered.
+fn invalidate(work: &Receiver<Vec<Stale>>, notifier: &Notifier) {
+    while let Ok(stale) = work.recv() {
+        for stale in stale {
+            // What the kernel does not remember it need not forget: ENOENT is as good.
+            let _ = match stale {
+                Stale::Entry(folder, name) => notifier.inval_entry(INodeNo(folder), OsStr::from_bytes(name.as_bytes())),
+                // Negative: attributes only, the bytes are as they were.
+                Stale::Attributes(inode) => notifier.inval_inode(INodeNo(inode), -1, 0),
+            };
+        }
+    }
+}
+
+/// Raises the kernel's read-ahead where permitted: the largest lever on streaming speed (measured). Returns what is in force.
+fn raise_read_ahead(config: &MountConfig) -> Option<u32> {
+    let point = config.point.canonicalize().ok()?;
+    let mount = flashget_mounts().into_iter().rev().find(|mount| mount.point == point)?;
+    let file = format!("/sys/class/bdi/{}/read_ahead_kb", mount.device);
+    if let Err(error) = std::fs::write(&file, config.read_ahead_kb.to_string()) {
+        tracing::info!(%error, "the kernel's read-ahead stays at its default: reading will be slower than it could be");
+    }
+    std::fs::read_to_string(&file).ok()?.trim().parse().ok()
+}
