@@ -15,3 +15,6 @@ pub mod swarm;
 pub mod reader;
 pub mod fs;
 pub mod fuse;
+pub mod control;
+pub mod node;
+pub mod cli;

@@ -28,8 +28,15 @@ const BLOCK: u32 = 4096;
 pub struct Adapter {
     files: Arc<Files>,
     runtime: Handle,
-    uid: u32,
-    gid: u32,
+    owner: Owner,
+}
+
+/// Who files seem to belong to, and which permission bits they don't have.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+    pub umask: u16,
 }
 
 fn errno(error: FsError) -> Errno {
@@ -48,9 +55,9 @@ fn errno(error: FsError) -> Errno {
 }
 
 impl Adapter {
-    /// Files belong to `uid` and `gid`.
-    pub fn new(files: Arc<Files>, runtime: Handle, uid: u32, gid: u32) -> Self {
-        Self { files, runtime, uid, gid }
+    /// Shows `files` as `owner`'s.
+    pub fn new(files: Arc<Files>, runtime: Handle, owner: Owner) -> Self {
+        Self { files, runtime, owner }
     }
 
     fn attr(&self, attributes: &Attributes) -> FileAttr {
@@ -64,11 +71,11 @@ impl Adapter {
             ctime: time,
             crtime: time,
             kind: if attributes.folder { FileType::Directory } else { FileType::RegularFile },
-            perm: attributes.mode,
+            perm: attributes.mode & !self.owner.umask,
             // 1 for a folder says that its subfolders are not counted in it.
             nlink: 1,
-            uid: self.uid,
-            gid: self.gid,
+            uid: self.owner.uid,
+            gid: self.owner.gid,
             rdev: 0,
             blksize: BLOCK,
             flags: 0,

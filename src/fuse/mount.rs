@@ -13,7 +13,7 @@ use rustix::mount::UnmountFlags;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, Owner};
 use crate::catalog::tree::ViewTree;
 use crate::fs::files::Files;
 use crate::fs::inodes::Stale;
@@ -32,6 +32,10 @@ pub struct MountConfig {
     pub source: String,
     /// Other users may enter.
     pub allow_other: bool,
+    /// Who files seem to belong to; whoever runs this, if not said.
+    pub owner: (Option<u32>, Option<u32>),
+    /// Permission bits that files and folders don't have.
+    pub umask: u16,
     /// The kernel's read-ahead in KiB, where it may be set.
     pub read_ahead_kb: u32,
 }
@@ -54,8 +58,12 @@ impl Mount {
     ) -> io::Result<Self> {
         let first = view.borrow_and_update().clone();
         let files = Arc::new(Files::new(first, contents));
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), uid, gid);
+        let owner = Owner {
+            uid: config.owner.0.unwrap_or_else(|| rustix::process::geteuid().as_raw()),
+            gid: config.owner.1.unwrap_or_else(|| rustix::process::getegid().as_raw()),
+            umask: config.umask,
+        };
+        let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner);
         let mut options = Config::default();
         options.mount_options = vec![
             MountOption::FSName(config.source.clone()),

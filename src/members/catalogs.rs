@@ -9,7 +9,7 @@ use crate::catalog::copy::CatalogCopy;
 use crate::catalog::signed::CatalogError;
 use crate::net::link::{LinkError, PeerLink};
 use crate::vault::store::write_in_place;
-use crate::wire::message::{CatalogVersion, Request, Response};
+use crate::wire::message::{CatalogAnswer, CatalogVersion, Request, Response};
 
 const PURPOSE: &str = "catalog";
 /// Catalogs of nodes that were not seen for 30 days are dropped.
@@ -28,6 +28,21 @@ enum CatchUpError {
 }
 
 impl Membership {
+    /// Answers what a peer asks of catalogs; `None` if it asks for something else.
+    pub fn answer(self: &Arc<Self>, link: &Arc<dyn PeerLink>, request: &Request) -> Option<Response> {
+        match request {
+            Request::Versions(theirs) => {
+                self.heard_versions(link, theirs);
+                Some(Response::Versions(self.book.lock().versions()))
+            }
+            Request::Catalog(request) => {
+                let copy = self.book.lock().get(request.node).cloned();
+                Some(Response::Catalog(copy.map_or(CatalogAnswer::UpToDate, |copy| copy.answer(request))))
+            }
+            _ => None,
+        }
+    }
+
     /// A peer says where its catalogs stand.
     pub(super) fn heard_versions(self: &Arc<Self>, link: &Arc<dyn PeerLink>, versions: &[CatalogVersion]) {
         let (lacks, elsewhere) = {

@@ -12,10 +12,11 @@ use super::contents::{ContentHandle, Contents, ReadBytes, ReadError};
 use super::flight::Flights;
 use super::window::Window;
 use crate::base::chunks::{chunk_start, chunks_of};
-use crate::base::ids::ContentId;
+use crate::base::ids::{ContentId, NetworkId};
 use crate::base::ranges::Ranges;
 use crate::base::tree::VerifiedChunk;
 use crate::cache::Cache;
+use crate::share::source::Sources;
 use crate::swarm::swarm::Swarm;
 use crate::swarm::transfer::{FetchError, TransferUse};
 
@@ -28,24 +29,36 @@ pub struct ReadLimits {
     pub window: u64,
 }
 
+/// What readers of one network share.
+#[derive(Clone)]
+pub struct Origins {
+    /// The network whose view is read.
+    pub network: NetworkId,
+    /// Fetches from peers.
+    pub swarm: Arc<Swarm>,
+    /// Keeps what was fetched.
+    pub cache: Arc<Cache>,
+    /// What this node shares itself is read from where it lies.
+    pub own: Arc<Sources>,
+    /// Loads under way.
+    pub flights: Arc<Flights>,
+}
+
 /// Opens contents for reading.
 pub struct Reader {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    swarm: Arc<Swarm>,
-    cache: Arc<Cache>,
-    flights: Arc<Flights>,
+    origins: Origins,
     runtime: Runtime,
     limits: ReadLimits,
 }
 
 impl Reader {
-    /// A reader over `cache` and, for what is not in it, `swarm`.
-    pub fn new(swarm: Arc<Swarm>, cache: Arc<Cache>, runtime: &Runtime, limits: ReadLimits) -> Self {
-        let shared = Shared { swarm, cache, flights: Flights::new(), runtime: runtime.clone(), limits };
-        Self { shared: Arc::new(shared) }
+    /// A reader over `origins`.
+    pub fn new(origins: Origins, runtime: &Runtime, limits: ReadLimits) -> Self {
+        Self { shared: Arc::new(Shared { origins, runtime: runtime.clone(), limits }) }
     }
 }
 
@@ -70,30 +83,43 @@ struct Handle {
 
 impl Handle {
     fn transfer(&self) -> &TransferUse {
-        self.transfer.get_or_init(|| self.shared.swarm.join(self.content))
+        self.transfer.get_or_init(|| self.shared.origins.swarm.join(self.content))
     }
 
     /// Tells the swarm what will probably be read next.
     fn ask_ahead(&self, offset: u64, len: usize) {
         let ahead = self.window.lock().read(offset, len as u64);
-        if ahead.is_empty() {
+        if ahead.is_empty() || self.is_own() {
             return;
         }
-        let missing: Ranges = self.shared.cache.missing(self.content, ahead);
+        let missing: Ranges = self.shared.origins.cache.missing(self.content, ahead);
         if !missing.is_empty() {
             self.transfer().ahead(&missing);
         }
     }
 
+    /// True if this node shares the file itself.
+    fn is_own(&self) -> bool {
+        self.shared.origins.own.offers(self.shared.origins.network, self.content)
+    }
+
     async fn chunk(&self, index: u64) -> Result<VerifiedChunk, ReadError> {
-        let cache = &self.shared.cache;
-        if let Some(chunk) = cache.ram_get(self.content, index) {
+        let origins = &self.shared.origins;
+        if let Some(chunk) = origins.cache.ram_get(self.content, index) {
             return Ok(chunk);
         }
-        if cache.has(self.content, index) {
-            let (cache, content) = (Arc::clone(cache), self.content);
-            let load = move || cache.load(content, index);
-            if let Some(chunk) = self.shared.flights.join(&self.shared.runtime, (content, index), load).await {
+        let is_own = self.is_own();
+        if is_own || origins.cache.has(self.content, index) {
+            let (origins, content) = (origins.clone(), self.content);
+            let flights = Arc::clone(&origins.flights);
+            let load = move || {
+                if is_own && let Ok(chunk) = origins.own.chunk(origins.network, content, index) {
+                    origins.cache.put_ram(&chunk);
+                    return Some(chunk);
+                }
+                origins.cache.load(content, index)
+            };
+            if let Some(chunk) = flights.join(&self.shared.runtime, (content, index), load).await {
                 return Ok(chunk);
             }
         }
@@ -139,7 +165,7 @@ impl ContentHandle for Handle {
         let end = offset.saturating_add(len as u64);
         let mut pieces = Vec::with_capacity((chunks.end - chunks.start) as usize);
         for index in chunks {
-            pieces.push(Self::piece(&self.shared.cache.ram_get(self.content, index)?, offset, end));
+            pieces.push(Self::piece(&self.shared.origins.cache.ram_get(self.content, index)?, offset, end));
         }
         self.ask_ahead(offset, len);
         Some(ReadBytes::new(pieces))

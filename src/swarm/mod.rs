@@ -6,6 +6,7 @@ pub mod report;
 pub mod sections;
 pub mod swarm;
 pub mod transfer;
+pub mod uploads;
 
 #[cfg(test)]
 mod sections_tests;

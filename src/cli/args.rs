@@ -1,0 +1,252 @@
+//! The arguments, as clap parses them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Mounts one folder that holds everything a network's live peers share.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "flashget", version, propagate_version = true, after_help = AFTER)]
+pub struct Args {
+    /// The home of this node [default: the XDG folders; for root /etc, /var/lib and /var/cache/flashget]
+    #[arg(long, global = true, value_name = "DIR", env = "FLASHGET_HOME", hide_env_values = true)]
+    pub home: Option<PathBuf>,
+    /// The settings file [default: config.toml in the home]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Unlock the vault with the passphrase in this file's first line (- for stdin); when the vault is made: lock it so
+    #[arg(long, global = true, value_name = "FILE", env = "FLASHGET_PASSPHRASE_FILE", hide_env_values = true)]
+    pub passphrase_file: Option<PathBuf>,
+    /// Unlock the vault with this key file [default: key in the home]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_file")]
+    pub keyfile: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER: &str = "Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 not found, 4 in conflict with what is there,
+5 locked, 6 nobody reachable, 7 not allowed, 8 no daemon.
+
+First steps:
+  flashget network create lab --tracker HOST:7440 > invite     on one machine; keep the invite secret
+  flashget network join - < invite                             on every other
+  flashget share add ~/iso
+  flashget mount lab /mnt/flashget";
+
+/// How to print.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct Output {
+    /// Print JSON for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Make, join and list networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Run a tracker for this home's networks, in the foreground
+    Tracker(TrackerArgs),
+    /// Run the daemon in the foreground, until it is stopped
+    Daemon(DaemonArgs),
+    /// Offer folders to a network
+    #[command(subcommand)]
+    Share(ShareCommand),
+    /// Mount a network's folder; starts the daemon if need be
+    Mount(MountArgs),
+    /// Unmount
+    Umount {
+        /// Where it is mounted
+        dir: PathBuf,
+        /// Detach it even if it is in use; reads that wait end with an error
+        #[arg(long, short)]
+        force: bool,
+    },
+    /// List what the network's peers share
+    Ls {
+        /// A path in the view, or one below a mount [default: all of the root]
+        path: Option<PathBuf>,
+        /// Everything below it as well
+        #[arg(long, short = 'R')]
+        recursive: bool,
+        /// Which network, where the home has several
+        #[arg(long)]
+        network: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what is known of one file or folder
+    Stat {
+        /// A path in the view, or one below a mount
+        path: PathBuf,
+        /// Which network, where the home has several
+        #[arg(long)]
+        network: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show the peers that are connected
+    Peers {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what is being fetched, and each peer's part in it
+    Transfers {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show how this node is
+    Status {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// End the daemon
+    Stop,
+    /// Check the settings file
+    #[command(subcommand_required = false)]
+    Config,
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `flashget network`
+#[derive(Subcommand, Clone, Debug)]
+pub enum NetworkCommand {
+    /// Make a network and print its invite: one line, alone on stdout, secret
+    Create {
+        /// What to call it
+        name: String,
+        /// A tracker of it; may be given several times
+        #[arg(long = "tracker", value_name = "HOST:PORT")]
+        trackers: Vec<String>,
+    },
+    /// Join the network of an invite
+    Join {
+        /// The invite, or - to read it from stdin (secrets don't belong in argv)
+        invite: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List this node's networks
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print a network's invite: one line, alone on stdout, secret
+    Invite {
+        /// Which network
+        name: String,
+        /// For somebody who only runs a tracker: it can neither list nor read
+        #[arg(long)]
+        for_tracker: bool,
+    },
+    /// Leave a network
+    Leave {
+        /// Which network
+        name: String,
+    },
+}
+
+/// `flashget share`
+#[derive(Subcommand, Clone, Debug)]
+pub enum ShareCommand {
+    /// Offer a folder
+    Add {
+        /// The folder
+        dir: PathBuf,
+        /// Where its contents appear in the mount [default: at its root]
+        #[arg(long, value_name = "PATH")]
+        at: Option<PathBuf>,
+        /// To whom, where the home has several networks
+        #[arg(long, value_name = "NAME")]
+        network: Option<String>,
+        /// Hidden files too
+        #[arg(long)]
+        hidden: bool,
+        /// Don't wait until everything in it has been hashed and published
+        #[arg(long)]
+        no_wait: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the folders that are offered
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Offer a folder no more
+    Remove {
+        /// The folder
+        dir: PathBuf,
+    },
+}
+
+/// How to log.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct LogArgs {
+    /// error, warn, info, debug, trace, or a filter such as info,flashget::net=debug
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// text, json (both to stderr) or journal
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// `flashget daemon`
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct DaemonArgs {
+    /// Where peers connect to [default: 0.0.0.0:7450]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// What to tell others to connect to, if not what they see
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub advertise: Option<SocketAddr>,
+    /// How this node calls itself [default: the host's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A peer to try even when no tracker names it; may be given several times
+    #[arg(long = "peer", value_name = "ADDR:PORT")]
+    pub peers: Vec<SocketAddr>,
+    /// Bytes of the sealed cache on disk, such as 20G [default: a tenth of the file system, at most 20G]
+    #[arg(long, value_name = "SIZE")]
+    pub cache_size: Option<String>,
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// Ends by itself once it has neither mount nor share; says on stdout when it is ready
+    #[arg(long, hide = true)]
+    pub for_mount: bool,
+}
+
+/// `flashget tracker`
+#[derive(clap::Args, Clone, Debug)]
+pub struct TrackerArgs {
+    /// Where nodes ping
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7440")]
+    pub listen: SocketAddr,
+    /// Where to keep the list of active nodes: memory
+    #[arg(long, value_name = "STORE", default_value = "memory")]
+    pub store: String,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `flashget mount`
+#[derive(clap::Args, Clone, Debug)]
+pub struct MountArgs {
+    /// [NETWORK] DIR: which network (needed only where the home has several), and where
+    #[arg(num_args = 1..=2, required = true, value_names = ["NETWORK", "DIR"])]
+    pub what: Vec<PathBuf>,
+    /// Options, separated by commas: ro, allow_other, uid=, gid=, umask=, soft, hard, timeo=SECONDS, window=SIZE,
+    /// read_ahead_kb=, cache_size=SIZE, keyfile=FILE
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    #[command(flatten)]
+    pub output: Output,
+}

@@ -1,0 +1,36 @@
+//! Asking: the daemon where one runs, the home itself where none does.
+
+use super::Context;
+use super::unlock::unlock;
+use crate::control::client::Client;
+use crate::control::report::{Event, Report};
+use crate::control::{ControlError, ErrorCode, Request};
+use crate::node::offline::Offline;
+
+/// Asks the daemon, which must be running.
+pub fn daemon(context: &Context, request: &Request) -> Result<Report, ControlError> {
+    match Client::connect(&context.home.socket())? {
+        Some(mut client) => client.call(request, &mut |_| {}),
+        None => Err(ControlError::new(
+            ErrorCode::NoDaemon,
+            "no daemon is running for this home: flashget mount starts one, or run flashget daemon",
+        )),
+    }
+}
+
+/// Asks the daemon, or edits the home where none runs.
+pub fn daemon_or_home(context: &Context, request: &Request) -> Result<Report, ControlError> {
+    daemon_or_home_with(context, request, &mut |_| {})
+}
+
+/// The same, with somebody who hears of progress.
+pub fn daemon_or_home_with(
+    context: &Context,
+    request: &Request,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<Report, ControlError> {
+    match Client::connect(&context.home.socket())? {
+        Some(mut client) => client.call(request, on_event),
+        None => Offline::open(&context.home, &unlock(context)?, request)?.call(request),
+    }
+}

@@ -1,0 +1,139 @@
+//! `daemon` and `tracker`: processes that run until they are told to end.
+
+use std::io::Write;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::{DaemonArgs, TrackerArgs};
+use super::unlock::unlock;
+use super::{Context, log};
+use crate::control::{ControlError, ErrorCode};
+use crate::node::tracker::Tracker;
+use crate::node::{Node, NodeConfig};
+use crate::settings::file::Settings;
+use crate::settings::units::{Size, parse_size};
+
+/// What a daemon that `mount` started prints when it can be asked.
+pub const READY: &str = "ready";
+/// Threads that wait for the disk or hash; more would only queue in the kernel.
+const BLOCKING_THREADS: usize = 64;
+
+fn runtime() -> Result<Runtime, ControlError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("fg-async")
+        .build()
+        .map_err(ControlError::failed)
+}
+
+/// Returns when the process is told to end.
+async fn told_to_end() -> Result<(), ControlError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn with_flags(mut settings: Settings, args: &DaemonArgs) -> Result<Settings, ControlError> {
+    let node = &mut settings.node;
+    node.listen = args.listen.unwrap_or(node.listen);
+    node.advertise = args.advertise.or(node.advertise);
+    node.name = args.name.clone().or(node.name.take());
+    node.peers.extend(&args.peers);
+    if let Some(size) = &args.cache_size {
+        settings.cache.disk = Some(Size(parse_size(size).map_err(ControlError::invalid)?));
+    }
+    Ok(settings)
+}
+
+/// `flashget daemon`
+pub fn run_daemon(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
+    if args.for_mount {
+        detach();
+    }
+    let ran = serve(context, args);
+    if args.for_mount
+        && let Err(error) = &ran
+    {
+        // Whoever started it reads this; it may have gone.
+        let _ = serde_json::to_writer(std::io::stdout(), error);
+        let _ = writeln!(std::io::stdout());
+    }
+    ran
+}
+
+fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
+    let settings = with_flags(context.settings()?, args)?;
+    log::start(&args.log, &settings.log)?;
+    let unlock = unlock(context)?;
+    if !context.home.vault_file().exists() {
+        let what = "this node is in no network: run flashget network create NAME, or flashget network join INVITE";
+        return Err(ControlError::new(ErrorCode::NotFound, what));
+    }
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
+        let config = NodeConfig { home: context.home.clone(), settings, unlock, ends_when_idle: args.for_mount };
+        let node = Node::start(config).await?;
+        let socket = node.listen_for_control().map_err(|error| {
+            ControlError::failed(format!("the control socket {}: {error}", context.home.socket().display()))
+        })?;
+        if args.for_mount {
+            say_ready()?;
+        } else {
+            eprintln!("flashget: node {} listens on {}", node.short_id(), node.listen_addr());
+        }
+        let mut should_stop = node.should_stop();
+        tokio::select! {
+            told = told_to_end() => told?,
+            _ = should_stop.wait_for(|stop| *stop) => {}
+        }
+        drop(socket);
+        node.shut_down().await;
+        Ok(())
+    });
+    // Blocking work that is stuck on a disk must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    ended
+}
+
+/// A session of its own, and nothing inherited but the three standard descriptors.
+fn detach() {
+    // It is not a process group's leader, as it was just started: this can't fail.
+    let _ = rustix::process::setsid();
+    // SAFETY: nothing has been opened yet by this process, so no descriptor from 3 on is in use by it.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+}
+
+/// Tells whoever waits, and lets go of the pipe.
+fn say_ready() -> Result<(), ControlError> {
+    let mut stdout = std::io::stdout();
+    // If nobody waits any more, the mount was given up: this daemon will find itself idle.
+    let _ = writeln!(stdout, "{READY}").and_then(|()| stdout.flush());
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(ControlError::failed)?;
+    rustix::stdio::dup2_stdout(&null).map_err(ControlError::failed)?;
+    rustix::stdio::dup2_stdin(&null).map_err(ControlError::failed)
+}
+
+/// `flashget tracker`
+pub fn run_tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlError> {
+    if args.store != "memory" {
+        return Err(ControlError::invalid(format!("'{}' is not a store of this build: use memory", args.store)));
+    }
+    let settings = context.settings()?;
+    log::start(&args.log, &settings.log)?;
+    let unlock = unlock(context)?;
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let tracker = Tracker::start(context.home.clone(), unlock, args.listen).await?;
+        eprintln!("flashget: tracker for {} networks listens on {}", tracker.networks(), tracker.listen_addr());
+        tokio::select! {
+            told = told_to_end() => told,
+            () = tracker.follow_vault() => Ok(()),
+        }
+    })
+}

@@ -1,0 +1,155 @@
+//! The command line: arguments, exit codes, tables. It asks a daemon over the local socket and edits the home itself
+//! where no daemon runs.
+
+mod args;
+mod ask;
+mod daemon;
+mod exit;
+mod log;
+mod mount;
+mod options;
+mod show;
+mod table;
+mod unlock;
+
+use std::io::Read;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::control::report::Report;
+use crate::control::text::PathText;
+use crate::control::{ControlError, Request};
+use crate::node::wrong;
+use crate::settings::file::Settings;
+use crate::settings::home::Home;
+
+use args::{Args, Command, NetworkCommand, Output, ShareCommand};
+
+/// Parses the arguments and does what they say.
+pub fn run() -> ExitCode {
+    let args = Args::parse();
+    match carry_out(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("flashget: {error}");
+            exit::code_of(error.code)
+        }
+    }
+}
+
+/// What every command starts from.
+struct Context {
+    home: Home,
+    args: Args,
+}
+
+impl Context {
+    fn settings(&self) -> Result<Settings, ControlError> {
+        let file = self.args.config.as_deref().unwrap_or_else(|| self.home.config_file());
+        Settings::load(file).map_err(ControlError::invalid)
+    }
+}
+
+fn carry_out(args: &Args) -> Result<(), ControlError> {
+    let home = Home::resolve(args.home.as_deref()).map_err(wrong)?;
+    let context = Context { home, args: args.clone() };
+    match &args.command {
+        Command::Network(command) => network(&context, command),
+        Command::Share(command) => share(&context, command),
+        Command::Daemon(daemon_args) => daemon::run_daemon(&context, daemon_args),
+        Command::Tracker(tracker_args) => daemon::run_tracker(&context, tracker_args),
+        Command::Mount(mount_args) => mount::mount(&context, mount_args),
+        Command::Umount { dir, force } => mount::umount(&context, dir, *force),
+        Command::Ls { path, recursive, network, output } => {
+            let path = path.as_ref().map(|path| view_path(path));
+            let request = Request::List { path, network: network.clone(), recursive: *recursive };
+            print(*output, &ask::daemon(&context, &request)?)
+        }
+        Command::Stat { path, network, output } => {
+            let request = Request::Stat { path: view_path(path), network: network.clone() };
+            print(*output, &ask::daemon(&context, &request)?)
+        }
+        Command::Peers { output } => print(*output, &ask::daemon(&context, &Request::Peers)?),
+        Command::Transfers { output } => print(*output, &ask::daemon(&context, &Request::Transfers)?),
+        Command::Status { output } => print(*output, &ask::daemon(&context, &Request::Status)?),
+        Command::Stop => ask::daemon(&context, &Request::Stop).map(drop),
+        Command::Completions { shell } => {
+            let mut command = <Args as clap::CommandFactory>::command();
+            clap_complete::generate(*shell, &mut command, "flashget", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Config => {
+            context.settings()?;
+            println!("the settings are in order");
+            Ok(())
+        }
+    }
+}
+
+/// A path as the user wrote it: of the view, or one that lies below a mount, which the daemon is then given in full.
+fn view_path(path: &std::path::Path) -> PathText {
+    let mounts = crate::share::mounts::flashget_mounts();
+    match std::path::absolute(path) {
+        Ok(full) if mounts.iter().any(|mount| full.starts_with(&mount.point)) => full.as_path().into(),
+        _ => path.into(),
+    }
+}
+
+fn print(output: Output, report: &Report) -> Result<(), ControlError> {
+    show::report(output.json, report)
+}
+
+fn network(context: &Context, command: &NetworkCommand) -> Result<(), ControlError> {
+    let (request, output) = match command {
+        NetworkCommand::Create { name, trackers } => {
+            (Request::NetworkCreate { name: name.clone(), trackers: trackers.clone() }, Output::default())
+        }
+        NetworkCommand::Join { invite, output } => {
+            let invite = match invite.as_str() {
+                "-" => read_line()?,
+                invite => invite.to_owned(),
+            };
+            (Request::NetworkJoin { invite }, *output)
+        }
+        NetworkCommand::List { output } => (Request::NetworkList, *output),
+        NetworkCommand::Invite { name, for_tracker } => {
+            (Request::NetworkInvite { name: name.clone(), for_tracker: *for_tracker }, Output::default())
+        }
+        NetworkCommand::Leave { name } => (Request::NetworkLeave { name: name.clone() }, Output::default()),
+    };
+    print(output, &ask::daemon_or_home(context, &request)?)
+}
+
+/// The longest invite, with room to spare.
+const MAX_INVITE: u64 = 64 * 1024;
+
+fn read_line() -> Result<String, ControlError> {
+    let mut text = String::new();
+    std::io::stdin().take(MAX_INVITE).read_to_string(&mut text).map_err(ControlError::failed)?;
+    Ok(text.trim().to_owned())
+}
+
+fn absolute(dir: &std::path::Path) -> Result<PathText, ControlError> {
+    std::path::absolute(dir).map(|dir| dir.as_path().into()).map_err(ControlError::failed)
+}
+
+fn share(context: &Context, command: &ShareCommand) -> Result<(), ControlError> {
+    match command {
+        ShareCommand::Add { dir, at, network, hidden, no_wait, output } => {
+            let request = Request::ShareAdd {
+                dir: absolute(dir)?,
+                at: at.as_ref().map(|at| at.as_path().into()),
+                network: network.clone(),
+                hidden: *hidden,
+                wait: !no_wait,
+            };
+            let report = ask::daemon_or_home_with(context, &request, &mut show::share_progress())?;
+            print(*output, &report)
+        }
+        ShareCommand::List { output } => print(*output, &ask::daemon_or_home(context, &Request::ShareList)?),
+        ShareCommand::Remove { dir } => {
+            ask::daemon_or_home(context, &Request::ShareRemove { dir: absolute(dir)? }).map(drop)
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! How the vault is unlocked: a passphrase from a file, from stdin or from a prompt, or the key file.
+
+use std::io::{IsTerminal, Read};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::Context;
+use crate::control::{ControlError, ErrorCode};
+use crate::vault::store::{Unlock, Vault};
+
+/// Longest passphrase file.
+const MAX: u64 = 64 * 1024;
+
+/// What the arguments say; asks on the terminal where a vault needs a passphrase and none was given.
+pub fn unlock(context: &Context) -> Result<Unlock, ControlError> {
+    let args = &context.args;
+    if let Some(file) = &args.passphrase_file {
+        return passphrase_from(file).map(Unlock::Passphrase);
+    }
+    if args.keyfile.is_none() && Vault::needs_passphrase(&context.home.vault_file()) {
+        if !std::io::stdin().is_terminal() {
+            let what = "the vault is locked by a passphrase: give --passphrase-file FILE";
+            return Err(ControlError::new(ErrorCode::Locked, what));
+        }
+        let typed = rpassword::prompt_password("Passphrase of the vault: ").map_err(ControlError::failed)?;
+        return Ok(Unlock::Passphrase(Zeroizing::new(typed)));
+    }
+    Ok(Unlock::KeyFile(args.keyfile.clone().unwrap_or_else(|| context.home.key_file())))
+}
+
+/// The first line of a file, or of stdin for `-`.
+fn passphrase_from(file: &Path) -> Result<Zeroizing<String>, ControlError> {
+    let mut text = Zeroizing::new(String::new());
+    let read = if file == Path::new("-") {
+        std::io::stdin().take(MAX).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|from| from.take(MAX).read_to_string(&mut text))
+    };
+    read.map_err(|error| ControlError::failed(format!("the passphrase file {}: {error}", file.display())))?;
+    let line = text.lines().next().unwrap_or_default();
+    if line.is_empty() {
+        return Err(ControlError::invalid(format!("the passphrase file {} is empty", file.display())));
+    }
+    Ok(Zeroizing::new(line.to_owned()))
+}

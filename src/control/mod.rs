@@ -1,0 +1,25 @@
+//! What the command line and the page may ask of a daemon: the questions and answers as types, a trait that a daemon
+//! implements, and the local socket that carries them. docs/CONTROL.md describes the socket's protocol.
+
+pub mod client;
+pub mod error;
+pub mod request;
+pub mod report;
+pub mod socket;
+pub mod text;
+
+use async_trait::async_trait;
+
+pub use error::{ControlError, ErrorCode};
+pub use report::Report;
+pub use request::Request;
+
+/// Hears of progress while a request is under way. Called from async tasks: must not block.
+pub type OnEvent<'a> = &'a (dyn Fn(report::Event) + Send + Sync);
+
+/// A daemon, as those who ask it see it.
+#[async_trait]
+pub trait Control: Send + Sync {
+    /// Carries out one request. Dropping the future gives up the wait; what was begun is finished or undone.
+    async fn call(&self, request: Request, on_event: OnEvent<'_>) -> Result<Report, ControlError>;
+}

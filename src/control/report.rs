@@ -1,0 +1,215 @@
+//! What a daemon answers. Every type is JSON for programs; the command line turns it into tables for people.
+
+use serde::{Deserialize, Serialize};
+
+use super::text::PathText;
+use crate::base::clock::Timestamp;
+use crate::base::ids::{NodeId, Root};
+use crate::cache::CacheStats;
+use crate::catalog::tree::FileState;
+use crate::members::membership::TrackerState;
+use crate::swarm::report::TransferReport;
+
+/// One answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Report {
+    /// Done; there is nothing to tell.
+    Done,
+    /// To `status`.
+    Status(Box<StatusReport>),
+    /// A network's invite: one line, secret.
+    Invite(String),
+    /// The network that was made or joined.
+    Network(NetworkReport),
+    /// All networks.
+    Networks(Vec<NetworkReport>),
+    /// The share that was added.
+    Share(ShareReport),
+    /// All shares.
+    Shares(Vec<ShareReport>),
+    /// The mount that was made.
+    Mount(MountReport),
+    /// Entries of a folder, in the order of their names.
+    Entries(Vec<EntryReport>),
+    /// One entry.
+    Entry(Box<EntryReport>),
+    /// Sessions.
+    Peers(Vec<PeerReport>),
+    /// Transfers, the newest first.
+    Transfers(Vec<NamedTransfer>),
+}
+
+/// What is told while a request is under way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A share is being scanned and hashed.
+    Share(ShareReport),
+}
+
+/// `flashget status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The daemon's version.
+    pub version: String,
+    /// This node.
+    pub node: NodeId,
+    /// How it calls itself.
+    pub name: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_secs: u64,
+    /// Where it accepts sessions, `ADDR:PORT`.
+    pub listen: String,
+    /// It ends by itself when it has neither mount nor share.
+    pub ends_when_idle: bool,
+    /// Its networks.
+    pub networks: Vec<NetworkReport>,
+    /// What it offers.
+    pub shares: Vec<ShareReport>,
+    /// Its mounts.
+    pub mounts: Vec<MountReport>,
+    /// The sealed cache.
+    pub cache: CacheStats,
+}
+
+/// One network of this home.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetworkReport {
+    /// What it is called here.
+    pub name: String,
+    /// Its id, which says nothing of its key.
+    pub id: String,
+    /// False where this home only has a tracker's key.
+    pub member: bool,
+    /// `HOST:PORT` of its trackers, and how they are where a daemon runs.
+    pub trackers: Vec<TrackerState>,
+    /// Peers with a live session.
+    pub peers: usize,
+    /// Nodes whose catalogs are known, this one included.
+    pub nodes: usize,
+    /// Files in the view.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// One share.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ShareReport {
+    /// The folder.
+    pub dir: PathText,
+    /// Where in the view; its root if missing.
+    pub at: Option<PathText>,
+    /// To whom.
+    pub network: String,
+    /// Hidden files too.
+    pub hidden: bool,
+    /// `scanning`, `hashing`, `watching`, `polling`, `failed`, or `stopped` where no daemon runs.
+    pub state: String,
+    /// Why it polls or failed.
+    pub reason: Option<String>,
+    /// Files that are published.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of what has to be hashed now: bytes done.
+    pub hashed: u64,
+    /// And bytes in all.
+    pub to_hash: u64,
+    /// Files and folders that can't be offered.
+    pub skipped: u64,
+}
+
+/// One mount.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MountReport {
+    /// Where.
+    pub dir: PathText,
+    /// Which network.
+    pub network: String,
+    /// The kernel's read-ahead in KiB, if known.
+    pub read_ahead_kb: Option<u32>,
+    /// Peers that were connected when this was told.
+    pub peers: usize,
+    /// Files in the view.
+    pub files: u64,
+    /// What a person should know: a tracker that does not answer, say.
+    pub notes: Vec<String>,
+}
+
+/// A file or folder of the view.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EntryReport {
+    /// Its path in the view; the root's is empty.
+    pub path: PathText,
+    /// `file` or `folder`.
+    pub kind: EntryKind,
+    /// Bytes; of a folder, of everything below it.
+    pub size: u64,
+    /// Last modification.
+    pub mtime: Timestamp,
+    /// Of a file: it may be executed.
+    pub executable: bool,
+    /// Of a file: its BLAKE3, what `b3sum` prints.
+    pub root: Option<Root>,
+    /// Of a file: nodes that share it now (how many, never who).
+    pub sources: usize,
+    /// Of a file: why it is shown.
+    pub state: Option<FileState>,
+    /// Of a file: parts per hundred that are in the sealed cache.
+    pub cached_percent: u8,
+    /// Of a folder: files below it.
+    pub files: u64,
+}
+
+/// A file or a folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryKind {
+    /// A file.
+    File,
+    /// A folder.
+    Folder,
+}
+
+/// One session with a peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// Who.
+    pub node: NodeId,
+    /// How it calls itself.
+    pub name: String,
+    /// In which network.
+    pub network: String,
+    /// Where the session goes to or comes from, `ADDR:PORT`.
+    pub address: String,
+    /// True if this node opened it.
+    pub outgoing: bool,
+    /// Bytes received in this session, encrypted.
+    pub received: u64,
+    /// Bytes sent in this session, encrypted.
+    pub sent: u64,
+    /// Round trip in microseconds; 0 if not measured yet.
+    pub rtt_micros: u64,
+    /// Files that it shares.
+    pub files: usize,
+}
+
+/// A transfer, with the name of its file in the view.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NamedTransfer {
+    /// In which network.
+    pub network: String,
+    /// A path of the file in the view, if it still has one.
+    pub path: Option<PathText>,
+    /// The file's BLAKE3.
+    pub root: Root,
+    /// Its bytes.
+    pub size: u64,
+    /// The transfer.
+    #[serde(flatten)]
+    pub transfer: TransferReport,
+}

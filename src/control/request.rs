@@ -1,0 +1,132 @@
+//! What may be asked of a daemon.
+
+use serde::{Deserialize, Serialize};
+
+use super::text::PathText;
+
+/// One question. In JSON: `{"op": "status"}`, `{"op": "share_add", "dir": "/srv/iso"}`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How the daemon is.
+    Status,
+    /// End the daemon: unmount everything and say goodbye.
+    Stop,
+    /// Make a network.
+    NetworkCreate {
+        /// What to call it.
+        name: String,
+        /// `HOST:PORT` of its trackers.
+        #[serde(default)]
+        trackers: Vec<String>,
+    },
+    /// Join a network.
+    NetworkJoin {
+        /// The invite.
+        invite: String,
+    },
+    /// The networks of this home.
+    NetworkList,
+    /// The invite of a network.
+    NetworkInvite {
+        /// Which.
+        name: String,
+        /// For somebody who only runs a tracker.
+        #[serde(default)]
+        for_tracker: bool,
+    },
+    /// Leave a network.
+    NetworkLeave {
+        /// Which.
+        name: String,
+    },
+    /// Offer a folder.
+    ShareAdd {
+        /// The folder, absolute.
+        dir: PathText,
+        /// Where in the view; at its root if missing.
+        #[serde(default)]
+        at: Option<PathText>,
+        /// To whom; needed only where the home has several networks.
+        #[serde(default)]
+        network: Option<String>,
+        /// Hidden files too.
+        #[serde(default)]
+        hidden: bool,
+        /// Answer only once everything in it has been hashed and published; progress comes as events.
+        #[serde(default)]
+        wait: bool,
+    },
+    /// What is offered.
+    ShareList,
+    /// Offer a folder no more.
+    ShareRemove {
+        /// The folder, absolute.
+        dir: PathText,
+    },
+    /// Mount a network's view.
+    Mount {
+        /// Which; needed only where the home has several.
+        #[serde(default)]
+        network: Option<String>,
+        /// Where, absolute.
+        dir: PathText,
+        /// The mount's options.
+        #[serde(default)]
+        options: MountRequest,
+    },
+    /// Take a mount away.
+    Umount {
+        /// Where, absolute.
+        dir: PathText,
+        /// Detach it even if it is in use; reads that wait end with an error.
+        #[serde(default)]
+        force: bool,
+    },
+    /// The entries of a folder of the view.
+    List {
+        /// Which folder: a path in the view, or an absolute path below a mount. The root if missing.
+        #[serde(default)]
+        path: Option<PathText>,
+        /// Which network; needed only where the home has several and the path is not below a mount.
+        #[serde(default)]
+        network: Option<String>,
+        /// Everything below it as well.
+        #[serde(default)]
+        recursive: bool,
+    },
+    /// One entry of the view.
+    Stat {
+        /// As in [`Request::List`].
+        path: PathText,
+        /// As in [`Request::List`].
+        #[serde(default)]
+        network: Option<String>,
+    },
+    /// Sessions with other nodes.
+    Peers,
+    /// What is being fetched, and by whom.
+    Transfers,
+}
+
+/// Options of one mount; what is missing comes from the settings.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MountRequest {
+    /// Other users may enter.
+    pub allow_other: bool,
+    /// Owner that files seem to have.
+    pub uid: Option<u32>,
+    /// Group that files seem to have.
+    pub gid: Option<u32>,
+    /// Permission bits that files and folders don't have.
+    pub umask: Option<u16>,
+    /// Reads wait for ever rather than fail.
+    pub hard: bool,
+    /// A soft read fails after this many milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// How far to read ahead, in bytes.
+    pub window: Option<u64>,
+    /// The kernel's own read-ahead, in KiB.
+    pub read_ahead_kb: Option<u32>,
+}

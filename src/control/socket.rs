@@ -1,0 +1,143 @@
+//! The daemon's side of the local socket: a line of JSON per request; lines of JSON for events and the answer.
+//!
+//! Only the daemon's own user and root may connect: the socket is 0600, and the peer's credentials are checked too.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+
+use super::Control;
+use super::error::{ControlError, ErrorCode};
+use super::report::{Event, Report};
+use super::request::Request;
+
+/// The longest request line: paths and invites are far shorter.
+pub const MAX_LINE: u64 = 1 << 20;
+/// Clients at once.
+const MAX_CLIENTS: usize = 256;
+/// Events that wait for a slow client; more are left out, for the next one says as much.
+const EVENTS: usize = 64;
+
+/// One line from the daemon.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// Progress; more lines follow.
+    Event(Event),
+    /// The answer.
+    Ok(Box<Report>),
+    /// It came to nothing.
+    Error(ControlError),
+}
+
+/// Listens until it is dropped, and then removes the socket.
+pub struct ControlSocket {
+    path: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl ControlSocket {
+    /// Listens on `path`. The caller holds the home's lock, so a socket that is there is a dead daemon's.
+    pub fn bind(path: &Path, control: Arc<dyn Control>) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { path: path.into(), task: tokio::spawn(accept(listener, control)) })
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        self.task.abort();
+        // A daemon that starts next removes it as well.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn accept(listener: UnixListener, control: Arc<dyn Control>) {
+    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
+    loop {
+        // The semaphore is never closed.
+        let Ok(client) = Arc::clone(&clients).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let control = Arc::clone(&control);
+                tokio::spawn(async move {
+                    if let Err(error) = serve(stream, &*control).await {
+                        tracing::debug!(%error, "a control client went away");
+                    }
+                    drop(client);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting a control client failed");
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: UnixStream, control: &dyn Control) -> io::Result<()> {
+    let uid = stream.peer_cred()?.uid();
+    let own = rustix::process::geteuid().as_raw();
+    let (from, mut to) = stream.into_split();
+    let mut from = BufReader::new(from);
+    if uid != own && uid != 0 {
+        let denied = ControlError::new(ErrorCode::Denied, "this daemon belongs to another user");
+        return write(&mut to, &Line::Error(denied)).await;
+    }
+    loop {
+        let mut line = Vec::new();
+        (&mut from).take(MAX_LINE).read_until(b'\n', &mut line).await?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let request: Request = match serde_json::from_slice(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                let wrong = ControlError::invalid(format!("not a request: {error}"));
+                write(&mut to, &Line::Error(wrong)).await?;
+                if line.last() != Some(&b'\n') {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
+        let (events, mut heard) = mpsc::channel(EVENTS);
+        let on_event = move |event| {
+            // A client that is slow misses some.
+            let _ = events.try_send(event);
+        };
+        let call = control.call(request, &on_event);
+        tokio::pin!(call);
+        let answer = loop {
+            tokio::select! {
+                answer = &mut call => break answer,
+                Some(event) = heard.recv() => write(&mut to, &Line::Event(event)).await?,
+                // A client that goes away does not wait any more; one that sends ahead is served in order.
+                gone = from.fill_buf() => if gone?.is_empty() { return Ok(()) } else { break (&mut call).await },
+            }
+        };
+        let line = match answer {
+            Ok(report) => Line::Ok(Box::new(report)),
+            Err(error) => Line::Error(error),
+        };
+        write(&mut to, &line).await?;
+    }
+}
+
+async fn write(to: &mut (impl AsyncWriteExt + Unpin), line: &Line) -> io::Result<()> {
+    let mut json = serde_json::to_vec(line).map_err(io::Error::other)?;
+    json.push(b'\n');
+    to.write_all(&json).await
+}

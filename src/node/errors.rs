@@ -1,0 +1,78 @@
+//! Errors of the layers below, as control errors: which code each has, in one place.
+
+use crate::control::{ControlError, ErrorCode};
+use crate::settings::home::HomeError;
+use crate::share::list::ListError;
+use crate::vault::invite::BadInvite;
+use crate::vault::network::BadNetworkName;
+use crate::vault::store::VaultError;
+
+/// An error with a code of its own.
+pub(crate) trait Coded: std::fmt::Display {
+    fn code(&self) -> ErrorCode;
+}
+
+/// As a control error. Takes the error itself, so that it can be named where a function is wanted.
+#[allow(clippy::needless_pass_by_value)]
+pub(crate) fn wrong<E: Coded>(error: E) -> ControlError {
+    ControlError::new(error.code(), error.to_string())
+}
+
+impl Coded for VaultError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Io(..) | Self::NotAVault(_) | Self::Random(_) => ErrorCode::Failed,
+            Self::Wrong | Self::NeedsPassphrase | Self::NeedsKeyFile | Self::KeyFileOpen(_) | Self::BadKeyFile(_) => {
+                ErrorCode::Locked
+            }
+            Self::NetworkExists(_) => ErrorCode::Conflict,
+            Self::NoNetwork(_) => ErrorCode::NotFound,
+        }
+    }
+}
+
+impl Coded for ListError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Folder(_, error) if error.kind() == std::io::ErrorKind::NotFound => ErrorCode::NotFound,
+            Self::Folder(..) | Self::Damaged(..) => ErrorCode::Failed,
+            Self::NotAFolder(_) | Self::TooMany => ErrorCode::Invalid,
+            Self::Mount(..) | Self::Home(..) | Self::Shared(..) => ErrorCode::Conflict,
+            Self::NotShared(_) => ErrorCode::NotFound,
+        }
+    }
+}
+
+impl Coded for HomeError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoHome => ErrorCode::Invalid,
+            Self::InUse(_) => ErrorCode::Conflict,
+            Self::Io { .. } => ErrorCode::Failed,
+        }
+    }
+}
+
+impl Coded for BadInvite {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Invalid
+    }
+}
+
+impl Coded for BadNetworkName {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Invalid
+    }
+}
+
+impl Coded for crate::settings::address::BadAddress {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Invalid
+    }
+}
+
+impl Coded for crate::base::names::BadName {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Invalid
+    }
+}

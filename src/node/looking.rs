@@ -1,0 +1,186 @@
+//! Looking at things: the view, peers, transfers, the node itself.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Node;
+use super::errors::wrong;
+use super::mounts::resolved;
+use super::networks::Joined;
+use crate::base::chunks::chunk_count;
+use crate::base::clock::Timestamp;
+use crate::base::ids::ContentId;
+use crate::base::names::ValidPath;
+use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewKind, ViewTree};
+use crate::control::report::{EntryKind, EntryReport, NamedTransfer, PeerReport, StatusReport};
+use crate::control::text::PathText;
+use crate::control::{ControlError, ErrorCode};
+use crate::net::link::PeerAddr;
+
+impl Node {
+    pub(super) fn status(&self) -> StatusReport {
+        StatusReport {
+            version: env!("CARGO_PKG_VERSION").into(),
+            node: self.identity.node,
+            name: self.identity.name.clone(),
+            pid: std::process::id(),
+            uptime_secs: self.began.elapsed().as_secs(),
+            listen: self.listen.to_string(),
+            ends_when_idle: self.ends_when_idle,
+            networks: self.network_list(),
+            shares: self.share_list(),
+            mounts: self.mounts.lock().iter().map(|mounted| self.mount_report(mounted)).collect(),
+            cache: self.cache.stats(),
+        }
+    }
+
+    /// Which network and which path of its view `path` means: one of the view, or an absolute one below a mount.
+    pub(super) fn locate(
+        &self,
+        path: Option<&PathText>,
+        network: Option<&str>,
+    ) -> Result<(Arc<Joined>, Option<ValidPath>), ControlError> {
+        let Some(path) = path else { return Ok((self.network(network)?, None)) };
+        if network.is_none() && path.0.starts_with(b"/") {
+            let absolute = path.to_path();
+            let below = |absolute: &Path| {
+                self.mounts.lock().iter().find_map(|mounted| {
+                    let rest = absolute.strip_prefix(&mounted.mount.config().point).ok()?;
+                    Some((Arc::clone(&mounted.joined), PathText::from(rest)))
+                })
+            };
+            if let Some((joined, rest)) = below(&absolute).or_else(|| below(&resolved(&absolute))) {
+                return Ok((joined, ValidPath::from_user(&rest.0).map_err(wrong)?));
+            }
+        }
+        Ok((self.network(network)?, ValidPath::from_user(&path.0).map_err(wrong)?))
+    }
+
+    fn find(&self, path: Option<&PathText>, network: Option<&str>) -> Result<(Arc<ViewTree>, TreeIndex), ControlError> {
+        let (joined, valid) = self.locate(path, network)?;
+        let view = joined.view();
+        let nothing = || {
+            let shown = path.map(PathText::shown).unwrap_or_default();
+            let name = joined.membership.name();
+            ControlError::new(ErrorCode::NotFound, format!("there is no '{shown}' in network '{name}' right now"))
+        };
+        let index = view.find(valid.as_ref()).ok_or_else(nothing)?;
+        Ok((view, index))
+    }
+
+    pub(super) fn list(
+        &self,
+        path: Option<&PathText>,
+        network: Option<&str>,
+        recursive: bool,
+    ) -> Result<Vec<EntryReport>, ControlError> {
+        let (view, index) = self.find(path, network)?;
+        if matches!(view.entry(index).kind, ViewKind::File(_)) {
+            return Ok(vec![self.entry(&view, index)]);
+        }
+        if recursive {
+            return Ok(view.files(index).map(|(index, _)| self.entry(&view, index)).collect());
+        }
+        Ok(view.children(index).iter().map(|&child| self.entry(&view, child)).collect())
+    }
+
+    pub(super) fn stat(&self, path: &PathText, network: Option<&str>) -> Result<EntryReport, ControlError> {
+        let (view, index) = self.find(Some(path), network)?;
+        Ok(self.entry(&view, index))
+    }
+
+    fn cached_percent(&self, content: ContentId) -> u8 {
+        match chunk_count(content.size) {
+            0 => 100,
+            chunks => (self.cache.held(content).len() * 100 / chunks).min(100) as u8,
+        }
+    }
+
+    fn entry(&self, view: &ViewTree, index: TreeIndex) -> EntryReport {
+        let path = view.path(index).map(|path| PathText::from(path.as_bytes())).unwrap_or_default();
+        match &view.entry(index).kind {
+            ViewKind::File(file) => EntryReport {
+                path,
+                kind: EntryKind::File,
+                size: file.content.size,
+                mtime: file.mtime,
+                executable: file.executable,
+                root: Some(file.content.root),
+                sources: file.sources.len(),
+                state: Some(file.state),
+                cached_percent: self.cached_percent(file.content),
+                files: 0,
+            },
+            ViewKind::Folder(_) => {
+                let (mut files, mut size, mut mtime) = (0, 0, Timestamp::default());
+                for (_, file) in view.files(index) {
+                    (files, size, mtime) = (files + 1, size + file.content.size, mtime.max(file.mtime));
+                }
+                EntryReport {
+                    path,
+                    kind: EntryKind::Folder,
+                    size,
+                    mtime,
+                    executable: false,
+                    root: None,
+                    sources: 0,
+                    state: None,
+                    cached_percent: 0,
+                    files,
+                }
+            }
+        }
+    }
+
+    pub(super) fn peers(&self) -> Vec<PeerReport> {
+        let mut peers = Vec::new();
+        for joined in self.networks.all() {
+            let catalogs: HashMap<_, _> = joined.membership.catalogs().into_iter().collect();
+            for link in joined.membership.links() {
+                let stats = link.stats();
+                let PeerAddr::Tcp(address) = link.remote();
+                peers.push(PeerReport {
+                    node: link.node(),
+                    name: link.name().to_owned(),
+                    network: joined.membership.name().to_owned(),
+                    address: address.to_string(),
+                    outgoing: link.we_called(),
+                    received: stats.received,
+                    sent: stats.sent,
+                    rtt_micros: stats.rtt_micros,
+                    files: catalogs.get(&link.node()).copied().unwrap_or(0),
+                });
+            }
+        }
+        peers
+    }
+
+    pub(super) fn transfers(&self) -> Vec<NamedTransfer> {
+        let mut transfers = Vec::new();
+        for joined in self.networks.all() {
+            let reports = joined.swarm.reports();
+            let view = joined.view();
+            let mut paths: HashMap<ContentId, Option<TreeIndex>> =
+                reports.iter().map(|report| (report.content, None)).collect();
+            if !paths.is_empty() {
+                for (index, file) in view.files(TREE_ROOT) {
+                    if let Some(place) = paths.get_mut(&file.content) {
+                        place.get_or_insert(index);
+                    }
+                }
+            }
+            transfers.extend(reports.into_iter().map(|transfer| {
+                let index = paths.get(&transfer.content).copied().flatten();
+                NamedTransfer {
+                    network: joined.membership.name().to_owned(),
+                    path: index.and_then(|index| view.path(index)).map(|path| path.as_bytes().into()),
+                    root: transfer.content.root,
+                    size: transfer.content.size,
+                    transfer,
+                }
+            }));
+        }
+        transfers
+    }
+}

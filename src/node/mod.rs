@@ -1,0 +1,276 @@
+//! The one place that wires all the layers into a daemon: [`Node`]. Beside it what works on a home without a daemon
+//! ([`offline`]) and the tracker's process ([`tracker`]).
+
+mod control;
+mod errors;
+mod looking;
+mod mounts;
+mod networks;
+pub mod offline;
+mod service;
+mod shares;
+pub mod tracker;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::cache::{Cache, CacheLimits};
+use crate::control::socket::ControlSocket;
+use crate::control::{ControlError, ErrorCode};
+use crate::net::handshake::{Access, Identity};
+use crate::net::link::Service;
+use crate::net::listen::Listener;
+use crate::settings::file::{NODE_PORT, Settings};
+use crate::settings::home::{Home, HomeLock};
+use crate::share::list::ShareList;
+use crate::share::sharer::{Config as SharerConfig, Sharer};
+use crate::swarm::uploads::Uploads;
+use crate::vault::sealer::Sealer;
+use crate::vault::store::{Unlock, Vault};
+
+use control::NodeControl;
+pub(crate) use errors::wrong;
+use mounts::Mounted;
+use networks::Networks;
+use service::NodeService;
+
+/// The default listening address; if its port is taken, another one will do.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), NODE_PORT);
+
+/// How to run a node.
+pub struct NodeConfig {
+    /// Its home.
+    pub home: Home,
+    /// Its settings, with what the command line changed.
+    pub settings: Settings,
+    /// How its vault is unlocked.
+    pub unlock: Unlock,
+    /// It ends by itself once it has neither mount nor share.
+    pub ends_when_idle: bool,
+}
+
+/// A running daemon.
+pub struct Node {
+    home: Home,
+    settings: Settings,
+    ends_when_idle: bool,
+    vault: Mutex<Vault>,
+    sealer: Arc<Sealer>,
+    identity: Identity,
+    accesses: watch::Sender<Vec<Access>>,
+    listen: SocketAddr,
+    cache: Arc<Cache>,
+    sharer: Arc<Sharer>,
+    list: Mutex<ShareList>,
+    networks: Arc<Networks>,
+    mounts: Mutex<Vec<Arc<Mounted>>>,
+    runtime: Handle,
+    stop: watch::Sender<bool>,
+    began: Instant,
+    /// Kept for as long as the node runs.
+    listener: Mutex<Option<Listener>>,
+    /// What memberships refer to weakly.
+    _service: Arc<NodeService>,
+    _lock: HomeLock,
+}
+
+impl Node {
+    /// Starts a node: takes the home's lock, opens the vault, and joins its networks. Returns once it can be asked.
+    pub async fn start(config: NodeConfig) -> Result<Arc<Self>, ControlError> {
+        let NodeConfig { home, settings, unlock, ends_when_idle } = config;
+        let runtime = Handle::current();
+        let (lock, vault) = {
+            let (home, unlock) = (home.clone(), unlock.clone());
+            blocking(move || {
+                let lock = home.lock().map_err(wrong)?;
+                Ok((lock, Vault::open_or_create(&home.vault_file(), &unlock).map_err(wrong)?))
+            })
+            .await?
+        };
+        let sealer = Arc::new(Sealer::new(vault.name_key()));
+        let (name, node) = (node_name(&settings), vault.node());
+        let mut identity = Identity { node, sign: Arc::new(vault.signer()), name, listens: Vec::new() };
+        let networks = Arc::new(Networks::default());
+        let service = NodeService::new(Arc::clone(&networks));
+        let accesses = watch::channel(Vec::new()).0;
+        let identities = watch::channel(identity.clone()).0;
+        let bind = |addr| {
+            let service: Arc<dyn Service> = Arc::clone(&service) as _;
+            Listener::bind(addr, identities.subscribe(), accesses.subscribe(), service)
+        };
+        let listener = listen(settings.node.listen, bind).await?;
+        let listen = listener.local_addr();
+        identity.listens = vec![settings.node.advertise.unwrap_or(listen)];
+        identities.send_replace(identity.clone());
+
+        let cache = open_cache(&home, &settings, &vault, &sealer).await?;
+        let around = networks::around(&home, &settings, &identity, &sealer, &cache, &service);
+        networks.set_up(around, Arc::clone(&cache), runtime.clone());
+        let (list, sharer) = {
+            let (home, sealer, networks) = (home.clone(), Arc::clone(&sealer), Arc::clone(&networks));
+            let members: Vec<_> = vault.networks().to_vec();
+            let threads = threads(&settings);
+            blocking(move || {
+                members.iter().for_each(|network| networks.join(network));
+                let list = ShareList::load(&offline::share_list_file(&home), &sealer).map_err(wrong)?;
+                let config = SharerConfig {
+                    index: home.state_dir().join("index"),
+                    sealer: Arc::clone(&sealer),
+                    threads,
+                    never: home.folders(),
+                };
+                let publish = Box::new(move |network, entries: Vec<_>| networks.publish(network, &entries));
+                let sharer = Sharer::start(config, list.shares().to_vec(), publish).map_err(ControlError::failed)?;
+                Ok((list, Arc::new(sharer)))
+            })
+            .await?
+        };
+        service.serve_from(Uploads::new(Arc::clone(sharer.sources()), Arc::clone(&cache)));
+        let node = Arc::new(Self {
+            home,
+            settings,
+            ends_when_idle,
+            vault: Mutex::new(vault),
+            sealer,
+            identity,
+            accesses,
+            listen,
+            cache,
+            sharer,
+            list: Mutex::new(list),
+            networks,
+            mounts: Mutex::default(),
+            runtime,
+            stop: watch::channel(false).0,
+            began: Instant::now(),
+            listener: Mutex::new(Some(listener)),
+            _service: service,
+            _lock: lock,
+        });
+        node.open_doors();
+        tracing::info!(node = %node.identity.node.short(12), listen = %node.listen, "the daemon is up");
+        Ok(node)
+    }
+
+    /// Opens the control socket.
+    pub fn listen_for_control(self: &Arc<Self>) -> std::io::Result<ControlSocket> {
+        ControlSocket::bind(&self.home.socket(), Arc::new(NodeControl(Arc::clone(self))))
+    }
+
+    /// The first digits of this node's id.
+    pub fn short_id(&self) -> String {
+        self.identity.node.short(12)
+    }
+
+    /// Where peers connect to.
+    pub fn listen_addr(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Becomes true when the node should end: it was asked to, or it is idle and was started for a mount.
+    pub fn should_stop(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// Asks the node to end.
+    pub fn ask_to_stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Unmounts, says goodbye, and brings everything to disk.
+    pub async fn shut_down(self: &Arc<Self>) {
+        let node = Arc::clone(self);
+        let mounts = std::mem::take(&mut *self.mounts.lock());
+        // Dropping a mount detaches it, which may take a moment.
+        let _ = tokio::task::spawn_blocking(move || drop(mounts)).await;
+        self.listener.lock().take();
+        self.networks.leave_all().await;
+        let _ = tokio::task::spawn_blocking(move || {
+            node.sharer.stop();
+            node.cache.close();
+        })
+        .await;
+        tracing::info!("the daemon has ended");
+    }
+
+    /// Ends a daemon that was started for a mount once nothing needs it.
+    fn end_if_idle(&self) {
+        if self.ends_when_idle && self.mounts.lock().is_empty() && self.list.lock().shares().is_empty() {
+            self.ask_to_stop();
+        }
+    }
+}
+
+fn node_name(settings: &Settings) -> String {
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    settings.node.name.clone().unwrap_or_else(host)
+}
+
+fn threads(settings: &Settings) -> usize {
+    match settings.share.threads {
+        0 => std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+        threads => threads,
+    }
+}
+
+/// Where sealed chunks are kept.
+pub(crate) fn cache_dir(home: &Home, settings: &Settings) -> PathBuf {
+    settings.cache.dir.as_deref().unwrap_or_else(|| home.cache_dir()).to_path_buf()
+}
+
+async fn open_cache(
+    home: &Home,
+    settings: &Settings,
+    vault: &Vault,
+    sealer: &Arc<Sealer>,
+) -> Result<Arc<Cache>, ControlError> {
+    let (dir, key, sealer) = (cache_dir(home, settings), vault.content_key().clone(), Arc::clone(sealer));
+    let limits = CacheLimits { disk: settings.cache.disk.map(|size| size.0), ram: settings.cache.ram.0 };
+    blocking(move || {
+        make_private_dir(&dir)?;
+        Cache::open(&dir, &key, sealer, limits).map_err(ControlError::failed)
+    })
+    .await
+}
+
+fn make_private_dir(dir: &Path) -> Result<(), ControlError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| ControlError::failed(format!("{}: {error}", dir.display())))
+}
+
+/// Listens on `addr`; if that is the default and its port is taken (by another user's daemon, say), on any port.
+async fn listen<F, B>(addr: SocketAddr, bind: B) -> Result<Listener, ControlError>
+where
+    B: Fn(SocketAddr) -> F,
+    F: Future<Output = std::io::Result<Listener>>,
+{
+    let taken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
+    let bound = match bind(addr).await {
+        Err(error) if taken(&error) && addr == DEFAULT_LISTEN => {
+            tracing::warn!(port = NODE_PORT, "the default port is taken: another one is used");
+            bind(SocketAddr::new(addr.ip(), 0)).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| {
+        let code = if taken(&error) { ErrorCode::Conflict } else { ErrorCode::Failed };
+        ControlError::new(code, format!("can't listen on {addr}: {error}; choose another address with --listen"))
+    })
+}
+
+/// Runs what blocks off tokio's workers.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
+) -> Result<T, ControlError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(ControlError::failed(format!("an internal error, see the log: {error}"))),
+    }
+}

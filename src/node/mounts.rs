@@ -1,0 +1,217 @@
+//! The mounts of this node: bringing them up, seeing them end, taking them down.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::networks::Joined;
+use super::{Node, blocking};
+use crate::catalog::tree::TREE_ROOT;
+use crate::control::report::MountReport;
+use crate::control::request::MountRequest;
+use crate::control::text::PathText;
+use crate::control::{ControlError, ErrorCode};
+use crate::fuse::mount::{Mount, MountConfig, unmount};
+use crate::reader::handle::{Origins, ReadLimits, Reader};
+use crate::share::mounts::flashget_mounts;
+
+/// A mount that does not answer within this time is taken for one whose daemon hangs.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// A mount and what it shows.
+pub(super) struct Mounted {
+    pub mount: Mount,
+    pub joined: Arc<Joined>,
+}
+
+fn conflict(what: String) -> ControlError {
+    ControlError::new(ErrorCode::Conflict, what)
+}
+
+impl Node {
+    pub(super) async fn mount(
+        self: &Arc<Self>,
+        network: Option<&str>,
+        dir: &PathText,
+        options: &MountRequest,
+    ) -> Result<MountReport, ControlError> {
+        let joined = self.network(network)?;
+        let asked = dir.to_path();
+        let point = blocking(move || mount_point(&asked)).await?;
+        if let Some(share) = self.list.lock().overlapping(&point) {
+            let (point, share) = (point.display(), share.dir.display());
+            return Err(conflict(format!(
+                "can't mount on {point}: a mount and the share {share} may not contain each other"
+            )));
+        }
+        if let Some(home) = self.home.folders().iter().find(|home| home.starts_with(&point) || point.starts_with(home))
+        {
+            let (point, home) = (point.display(), home.display());
+            return Err(conflict(format!("can't mount on {point}: flashget keeps its own files in {home}")));
+        }
+        joined.settle(self.settings.mount.first_view.0).await;
+        let mounted = self.bring_up(Arc::clone(&joined), point, options).await?;
+        let report = self.mount_report(&mounted);
+        let mut ended = mounted.mount.ended();
+        self.mounts.lock().push(Arc::clone(&mounted));
+        let node = Arc::clone(self);
+        self.runtime.spawn(async move {
+            // It may be unmounted by anybody.
+            let _ = ended.wait_for(|ended| *ended).await;
+            node.mounts.lock().retain(|other| !Arc::ptr_eq(other, &mounted));
+            tracing::info!("a mount has ended");
+            node.end_if_idle();
+            // Dropping it joins what is left of it, which may block.
+            let _ = tokio::task::spawn_blocking(move || drop(mounted)).await;
+        });
+        Ok(report)
+    }
+
+    async fn bring_up(
+        self: &Arc<Self>,
+        joined: Arc<Joined>,
+        point: PathBuf,
+        options: &MountRequest,
+    ) -> Result<Arc<Mounted>, ControlError> {
+        let settings = &self.settings.mount;
+        let timeout = options.timeout_ms.map_or(settings.timeout.0, Duration::from_millis);
+        let limits = ReadLimits {
+            timeout: (!options.hard).then_some(timeout),
+            window: options.window.unwrap_or(settings.window.0),
+        };
+        let origins = Origins {
+            network: joined.membership.id(),
+            swarm: Arc::clone(&joined.swarm),
+            cache: Arc::clone(&self.cache),
+            own: Arc::clone(self.sharer.sources()),
+            flights: Arc::clone(&joined.flights),
+        };
+        let reader = Arc::new(Reader::new(origins, &self.runtime, limits));
+        let config = MountConfig {
+            point,
+            source: joined.membership.name().to_owned(),
+            allow_other: options.allow_other,
+            owner: (options.uid, options.gid),
+            umask: options.umask.unwrap_or(0),
+            read_ahead_kb: options.read_ahead_kb.unwrap_or(settings.read_ahead_kb),
+        };
+        let (view, runtime) = (joined.membership.view(), self.runtime.clone());
+        blocking(move || {
+            let point = config.point.clone();
+            let mount = Mount::start(config, view, reader, &runtime).map_err(|error| not_mounted(&point, &error))?;
+            Ok(Arc::new(Mounted { mount, joined }))
+        })
+        .await
+    }
+
+    /// Takes a mount of this node away. One of another daemon is left to the caller.
+    pub(super) async fn umount(self: &Arc<Self>, dir: &PathText, force: bool) -> Result<(), ControlError> {
+        let point = resolved(&dir.to_path());
+        let mounted = self.mounts.lock().iter().find(|mounted| mounted.mount.config().point == point).cloned();
+        let Some(mounted) = mounted else {
+            let what = format!("flashget is not mounted on {}", dir.shown());
+            return Err(ControlError::new(ErrorCode::NotFound, what));
+        };
+        let shown = dir.shown();
+        let mut ended = mounted.mount.ended();
+        blocking(move || mounted.mount.unmount(force).map_err(|error| still_mounted(&shown, &error))).await?;
+        if !force {
+            // A detached mount ends when its last user goes.
+            let _ = ended.wait_for(|ended| *ended).await;
+            self.mounts.lock().retain(|mounted| mounted.mount.config().point != point);
+        }
+        Ok(())
+    }
+
+    pub(super) fn mount_report(&self, mounted: &Mounted) -> MountReport {
+        let membership = &mounted.joined.membership;
+        let mut notes = Vec::new();
+        for tracker in membership.tracker_states() {
+            if let (false, Some(problem)) = (tracker.reachable, tracker.problem) {
+                notes.push(format!("tracker {} does not answer ({problem}); known peers are used", tracker.address));
+            }
+        }
+        MountReport {
+            dir: mounted.mount.config().point.as_path().into(),
+            network: membership.name().to_owned(),
+            read_ahead_kb: mounted.mount.read_ahead_kb(),
+            peers: membership.links().len(),
+            files: mounted.joined.view().files(TREE_ROOT).count() as u64,
+            notes,
+        }
+    }
+}
+
+/// `dir` without symlinks, resolved without touching its last part, which may be a mount that hangs.
+pub(super) fn resolved(dir: &Path) -> PathBuf {
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => parent.canonicalize().map(|parent| parent.join(name)).unwrap_or(absolute.clone()),
+        _ => absolute,
+    }
+}
+
+/// Checks that `dir` can be mounted on. A dead mount that is there (its daemon was killed) is detached.
+fn mount_point(dir: &Path) -> Result<PathBuf, ControlError> {
+    let shown = PathText::from(dir).shown();
+    let point = resolved(dir);
+    if flashget_mounts().iter().any(|mount| mount.point == point) {
+        if !is_dead(&point) {
+            return Err(conflict(format!("{shown} is busy: flashget is mounted there already")));
+        }
+        tracing::warn!("a dead mount is detached");
+        unmount(&point, true).map_err(|error| still_mounted(&shown, &error))?;
+    }
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            ControlError::new(ErrorCode::NotFound, format!("there is no folder {shown} to mount on: make it first"))
+        }
+        _ => ControlError::failed(format!("can't mount on {shown}: {error}")),
+    };
+    let point = std::fs::canonicalize(&point).map_err(failed)?;
+    if !std::fs::metadata(&point).map_err(failed)?.is_dir() {
+        return Err(ControlError::invalid(format!("can't mount on {shown}: it is not a folder")));
+    }
+    let flashget = flashget_mounts();
+    if let Some(mount) = flashget.iter().find(|mount| point.starts_with(&mount.point)) {
+        return Err(conflict(format!(
+            "can't mount on {shown}: it lies in the flashget mount {}",
+            mount.point.display()
+        )));
+    }
+    Ok(point)
+}
+
+/// True if nobody serves the mount on `point` any more. Asked on a thread of its own, for a daemon may hang.
+fn is_dead(point: &Path) -> bool {
+    let (tell, answer) = std::sync::mpsc::channel();
+    let point = point.to_path_buf();
+    std::thread::spawn(move || {
+        let dead = std::fs::metadata(&point)
+            .is_err_and(|error| error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()));
+        // Nobody may wait any more.
+        let _ = tell.send(dead);
+    });
+    answer.recv_timeout(PROBE).unwrap_or(false)
+}
+
+fn not_mounted(point: &Path, error: &std::io::Error) -> ControlError {
+    let said = error.to_string();
+    let hint = if said.contains("user_allow_other") || said.contains("allow_other") {
+        "; write the line user_allow_other into /etc/fuse.conf, or leave allow_other out"
+    } else if error.kind() == std::io::ErrorKind::NotFound {
+        "; install the package fuse3, and see that /dev/fuse exists"
+    } else {
+        ""
+    };
+    ControlError::failed(format!("can't mount on {}: {said}{hint}", point.display()))
+}
+
+fn still_mounted(shown: &str, error: &std::io::Error) -> ControlError {
+    match error.kind() {
+        std::io::ErrorKind::ResourceBusy => {
+            conflict(format!("{shown} is busy: close what uses it (see fuser -vm {shown}), or use --force"))
+        }
+        _ => ControlError::failed(format!("can't unmount {shown}: {error}")),
+    }
+}

@@ -1,0 +1,261 @@
+//! The networks that this node is in: of each its membership, its swarm, and what readers need.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::errors::wrong;
+use super::service::NodeService;
+use super::{Node, blocking};
+use crate::base::ids::{ContentId, NetworkId};
+use crate::cache::Cache;
+use crate::catalog::entry::Entry;
+use crate::catalog::tree::{TREE_ROOT, ViewTree};
+use crate::control::report::NetworkReport;
+use crate::control::{ControlError, ErrorCode};
+use crate::members::membership::{Around, Membership, TrackerState};
+use crate::net::handshake::Identity;
+use crate::net::link::PeerLink;
+use crate::reader::flight::Flights;
+use crate::settings::file::Settings;
+use crate::settings::home::Home;
+use crate::swarm::swarm::{Finder, Swarm};
+use crate::vault::invite;
+use crate::vault::network::Network;
+use crate::vault::sealer::Sealer;
+
+/// A network that this node is a member of.
+pub(super) struct Joined {
+    pub membership: Arc<Membership>,
+    pub swarm: Arc<Swarm>,
+    pub flights: Arc<Flights>,
+}
+
+struct SetUp {
+    around: Arc<Around>,
+    cache: Arc<Cache>,
+    runtime: Handle,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Networks {
+    joined: RwLock<BTreeMap<NetworkId, Arc<Joined>>>,
+    set_up: OnceLock<SetUp>,
+}
+
+/// What memberships need of the node.
+pub(super) fn around(
+    home: &Home,
+    settings: &Settings,
+    identity: &Identity,
+    sealer: &Arc<Sealer>,
+    cache: &Arc<Cache>,
+    service: &Arc<NodeService>,
+) -> Arc<Around> {
+    let whole = {
+        let cache = Arc::clone(cache);
+        Box::new(move |content: &ContentId| cache.is_whole(*content))
+    };
+    let weak: Weak<NodeService> = Arc::downgrade(service);
+    Arc::new(Around {
+        identity: identity.clone(),
+        sealer: Arc::clone(sealer),
+        state_dir: home.state_dir().to_path_buf(),
+        linger: settings.mount.linger.0,
+        peers: settings.node.peers.clone(),
+        whole,
+        whole_changes: cache.whole_changes(),
+        service: OnceLock::from(weak as Weak<dyn crate::net::link::Service>),
+    })
+}
+
+/// Finds a file's sources among a network's live members.
+struct Members {
+    membership: Arc<Membership>,
+    changes: watch::Sender<u64>,
+}
+
+impl Finder for Members {
+    fn sources(&self, content: &ContentId) -> Vec<Arc<dyn PeerLink>> {
+        self.membership.sources(content)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+impl Networks {
+    /// Once, before anything is joined.
+    pub fn set_up(&self, around: Arc<Around>, cache: Arc<Cache>, runtime: Handle) {
+        let _ = self.set_up.set(SetUp { around, cache, runtime });
+    }
+
+    pub fn get(&self, id: &NetworkId) -> Option<Arc<Joined>> {
+        self.joined.read().get(id).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Joined>> {
+        self.joined.read().values().cloned().collect()
+    }
+
+    /// Joins, unless this home only has a tracker's key. Blocks on the disk; needs tokio's context.
+    pub fn join(&self, network: &Network) {
+        let Some(set_up) = self.set_up.get() else { return };
+        let Some(membership) = Membership::start(network, Arc::clone(&set_up.around)) else { return };
+        let changes = watch::channel(0).0;
+        let finder = Arc::new(Members { membership: Arc::clone(&membership), changes: changes.clone() });
+        let mut holders = membership.holders();
+        set_up.runtime.spawn(async move {
+            while holders.changed().await.is_ok() {
+                changes.send_modify(|version| *version += 1);
+            }
+        });
+        let swarm = Swarm::new(finder, Arc::clone(&set_up.cache) as _, &set_up.runtime);
+        let joined = Joined { membership, swarm, flights: Flights::new() };
+        self.joined.write().insert(network.id(), Arc::new(joined));
+    }
+
+    pub async fn leave(&self, id: &NetworkId) {
+        let joined = self.joined.write().remove(id);
+        if let Some(joined) = joined {
+            joined.membership.stop().await;
+        }
+    }
+
+    pub async fn leave_all(&self) {
+        let all = std::mem::take(&mut *self.joined.write());
+        futures_util::future::join_all(all.values().map(|joined| joined.membership.stop())).await;
+    }
+
+    /// What a network's catalog should now be. Blocks on the disk.
+    pub fn publish(&self, network: NetworkId, entries: &[Entry]) {
+        if let Some(joined) = self.get(&network)
+            && let Err(error) = joined.membership.publish(entries)
+        {
+            tracing::error!(%error, "the catalog can't be published");
+        }
+    }
+}
+
+impl Joined {
+    pub fn view(&self) -> Arc<ViewTree> {
+        Arc::clone(&self.membership.view().borrow())
+    }
+
+    /// Waits until what is known has been heard, at most for `limit`.
+    pub async fn settle(&self, limit: Duration) {
+        let mut settled = self.membership.settled();
+        let _ = tokio::time::timeout(limit, settled.wait_for(|settled| *settled)).await;
+    }
+
+    pub fn report(&self) -> NetworkReport {
+        let view = self.view();
+        let (mut files, mut bytes) = (0, 0);
+        for (_, file) in view.files(TREE_ROOT) {
+            (files, bytes) = (files + 1, bytes + file.content.size);
+        }
+        NetworkReport {
+            name: self.membership.name().to_owned(),
+            id: self.membership.id().to_string(),
+            member: true,
+            trackers: self.membership.tracker_states(),
+            peers: self.membership.links().len(),
+            nodes: self.membership.catalogs().len(),
+            files,
+            bytes,
+        }
+    }
+}
+
+/// A network as the vault knows it, where no daemon runs (or it is not a member).
+pub(super) fn idle_report(network: &Network) -> NetworkReport {
+    let tracker =
+        |address: &String| TrackerState { address: address.clone(), reachable: false, problem: None, nodes: 0 };
+    NetworkReport {
+        name: network.name().to_owned(),
+        id: network.id().to_string(),
+        member: network.member_psk().is_some(),
+        trackers: network.trackers().iter().map(tracker).collect(),
+        peers: 0,
+        nodes: 0,
+        files: 0,
+        bytes: 0,
+    }
+}
+
+impl Node {
+    /// Lets in members of the networks that are joined.
+    pub(super) fn open_doors(&self) {
+        let accesses = self.networks.all().iter().map(|joined| joined.membership.access().clone()).collect();
+        self.accesses.send_replace(accesses);
+    }
+
+    /// The network called `name`, or the only one.
+    pub(super) fn network(&self, name: Option<&str>) -> Result<Arc<Joined>, ControlError> {
+        let id = {
+            let vault = self.vault.lock();
+            super::offline::pick_network(&vault, name)?.id()
+        };
+        let of_tracker = || ControlError::new(ErrorCode::Denied, "this home has only a tracker's key of that network");
+        self.networks.get(&id).ok_or_else(of_tracker)
+    }
+
+    pub(super) async fn network_create(
+        self: &Arc<Self>,
+        name: &str,
+        trackers: &[String],
+    ) -> Result<String, ControlError> {
+        let network = super::offline::new_network(name, trackers)?;
+        self.add_network(network.clone()).await?;
+        Ok(invite::write(&network))
+    }
+
+    pub(super) async fn network_join(self: &Arc<Self>, text: &str) -> Result<NetworkReport, ControlError> {
+        let network = invite::read(text).map_err(wrong)?;
+        self.add_network(network.clone()).await?;
+        Ok(self.networks.get(&network.id()).map_or_else(|| idle_report(&network), |joined| joined.report()))
+    }
+
+    async fn add_network(self: &Arc<Self>, network: Network) -> Result<(), ControlError> {
+        let node = Arc::clone(self);
+        blocking(move || {
+            node.vault.lock().add_network(network.clone()).map_err(wrong)?;
+            node.networks.join(&network);
+            node.open_doors();
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) fn network_list(&self) -> Vec<NetworkReport> {
+        let networks = self.vault.lock().networks().to_vec();
+        let report = |network: &Network| {
+            self.networks.get(&network.id()).map_or_else(|| idle_report(network), |joined| joined.report())
+        };
+        networks.iter().map(report).collect()
+    }
+
+    pub(super) async fn network_leave(self: &Arc<Self>, name: &str) -> Result<(), ControlError> {
+        let id = self.vault.lock().network(name).map_err(wrong)?.id();
+        if let Some(mounted) = self.mounts.lock().iter().find(|mounted| mounted.joined.membership.id() == id) {
+            let point = mounted.mount.config().point.display().to_string();
+            return Err(ControlError::new(
+                ErrorCode::Conflict,
+                format!("network '{name}' is mounted: run flashget umount {point} first"),
+            ));
+        }
+        super::offline::refuse_shared(&self.list.lock(), id, name)?;
+        let node = Arc::clone(self);
+        let name = name.to_owned();
+        blocking(move || node.vault.lock().remove_network(&name).map_err(wrong)).await?;
+        self.networks.leave(&id).await;
+        self.open_doors();
+        Ok(())
+    }
+}
