@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use args::{Args, Request};
@@ -40,7 +40,7 @@ Usage: mount.flashget NETWORK DIR [-sfnvhV] [-o OPTIONS] [-t TYPE]
   -s          ignore unknown options
   -f          check everything, mount nothing
   -n          accepted, without effect
-  -v          print the command that is executed
+  -v          print the command that is executed, and what it says
   -t TYPE     flashget or fuse.flashget
   -h          this text
   -V          version
@@ -89,7 +89,13 @@ fn mount(args: &Args) -> Outcome {
         };
     }
     watch_for_interrupts();
-    match Command::new(&program).args(arguments).status() {
+    let mut flashget = Command::new(&program);
+    flashget.args(arguments);
+    if !args.verbose {
+        // As mount(8) says nothing when all is well. Errors go to standard error.
+        flashget.stdout(Stdio::null());
+    }
+    match flashget.status() {
         Ok(status) => {
             let ended = match status.code() {
                 Some(code) => Ended::Code(code),

@@ -82,6 +82,16 @@ fn mounts_as_an_fstab_line_says() {
 }
 
 #[test]
+fn success_is_silent_unless_asked_and_errors_never_are() {
+    let stage = Stage::new("echo mounted; echo trouble >&2; exit 1");
+    let output = stage.run(&["lab", "/mnt"]);
+    assert!(output.stdout.is_empty());
+    assert_eq!(complaint(&output), "trouble\n");
+    let output = stage.run(&["lab", "/mnt", "-v"]);
+    assert!(String::from_utf8(output.stdout).unwrap().ends_with("mounted\n"));
+}
+
+#[test]
 fn exit_codes_are_those_of_mount() {
     for (ends, expected) in
         [("exit 0", 0), ("exit 2", 1), ("exit 1", 32), ("exit 99", 32), ("kill -INT $$", 8), ("kill -9 $$", 32)]
