@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
@@ -47,6 +48,8 @@ pub struct Mount {
     config: MountConfig,
     follower: tokio::task::JoinHandle<()>,
     ended: watch::Receiver<bool>,
+    /// Taken away by this process: what is mounted there now, if anything, is another one.
+    detached: AtomicBool,
     read_ahead_kb: Option<u32>,
 }
 
@@ -80,7 +83,7 @@ impl Mount {
         })?;
         let follower = runtime.spawn(follow(view, files, stale));
         let read_ahead_kb = raise_read_ahead(&config);
-        Ok(Self { config, follower, ended, read_ahead_kb })
+        Ok(Self { config, follower, ended, detached: AtomicBool::new(false), read_ahead_kb })
     }
 
     /// How it was mounted.
@@ -101,7 +104,12 @@ impl Mount {
     /// Unmounts. Without `force`, a mount that is in use stays and an error says so; with it, it is detached at once,
     /// and reads that wait end with an error. Blocks.
     pub fn unmount(&self, force: bool) -> io::Result<()> {
-        if *self.ended.borrow() { Ok(()) } else { unmount(&self.config.point, force) }
+        if *self.ended.borrow() || self.detached.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        unmount(&self.config.point, force)?;
+        self.detached.store(true, Ordering::Release);
+        Ok(())
     }
 }
 
