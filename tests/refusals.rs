@@ -276,7 +276,7 @@ fn a_vault_opens_with_its_own_key_alone() {
 fn a_settings_file_with_a_mistake_says_where() {
     let network = Network::new();
     let node = network.member("node");
-    node.settings("[cache]\nrams = 3\n");
+    node.settings("cache.rams = 3\n");
     refused(&node, 2, "rams", || node.run(["config"]));
     refused(&node, 2, "rams", || node.run(["daemon"]));
     refused(&node, 2, "rams", || node.run(["mount", text(&node.mount_point)]));

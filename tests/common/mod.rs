@@ -2,7 +2,7 @@
 //! leave behind. Everything is bounded in time, and undone when it is dropped, also by a panic.
 
 // Each test file uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub mod capture;
 pub mod contents;

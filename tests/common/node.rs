@@ -83,7 +83,7 @@ impl Node {
             Some(user) => {
                 let mut command = Command::new("setpriv");
                 command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
-                command.args(["--inh-caps=-all", "--bounding-set=-all"]);
+                command.arg("--inh-caps=-all");
                 command.arg(&self.program);
                 command
             }
@@ -277,6 +277,11 @@ impl Node {
         self.stop();
         self.start();
         self.mount()
+    }
+
+    /// Waits for the end of a daemon that `mount` started, after its last mount went.
+    pub fn ends(&self) {
+        until(&format!("the daemon of {} has ended", self.name), || self.pid().is_none());
     }
 
     /// A daemon that `mount` started and that the test should end in any case.
