@@ -216,7 +216,7 @@ mod tests {
     fn runs_from_outside_are_checked() {
         assert!(Ranges::from_runs(vec![0..3, 3..4]).is_err());
         assert!(Ranges::from_runs(vec![5..6, 0..1]).is_err());
-        #[allow(clippy::reversed_empty_ranges)]
+        #[allow(clippy::reversed_empty_ranges, clippy::single_range_in_vec_init)]
         let reversed = vec![5..2];
         assert!(Ranges::from_runs(reversed).is_err());
         assert!(Ranges::from_runs(vec![0..3, 4..5]).is_ok());

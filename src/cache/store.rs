@@ -161,9 +161,10 @@ impl Cache {
     pub fn put(&self, chunk: &VerifiedChunk) {
         self.ram.insert((chunk.content(), chunk.index()), chunk.clone());
         let len = chunk.bytes().len();
-        if self.inner.limit == 0 || self.inner.paused.load(Ordering::Relaxed) {
-            self.inner.counters.dropped.fetch_add(1, Ordering::Relaxed);
-        } else if !self.has(chunk.content(), chunk.index()) && !self.inner.queue.offer(Job::Chunk(chunk.clone()), len) {
+        let closed = self.inner.limit == 0 || self.inner.paused.load(Ordering::Relaxed);
+        if closed
+            || (!self.has(chunk.content(), chunk.index()) && !self.inner.queue.offer(Job::Chunk(chunk.clone()), len))
+        {
             self.inner.counters.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

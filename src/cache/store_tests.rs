@@ -1,3 +1,5 @@
+//! The cache over real files: what was put comes back, damage is a miss, the bound holds.
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 

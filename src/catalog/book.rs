@@ -22,10 +22,21 @@ pub struct CatalogBook {
 pub struct CatchUp {
     node: NodeId,
     copy: Option<Arc<CatalogCopy>>,
-    /// A snapshot that is being fetched in parts: its header, its place, the bytes so far, parts in all.
-    partial: Option<(Vec<u8>, (u64, u64), Vec<u8>, u32, u32)>,
+    partial: Option<Partial>,
     network: NetworkId,
     changed: bool,
+}
+
+/// A snapshot that is being fetched in parts.
+#[derive(Debug)]
+struct Partial {
+    header: Vec<u8>,
+    /// Epoch and version that it stands at.
+    place: (u64, u64),
+    body: Vec<u8>,
+    /// The part to ask for next, and how many there are.
+    next: u32,
+    all: u32,
 }
 
 impl CatalogBook {
@@ -104,7 +115,7 @@ impl CatchUp {
     /// What to ask next.
     pub fn request(&self) -> CatalogRequest {
         let have = self.copy.as_ref().map(|copy| (copy.version().epoch, copy.version().version));
-        let part = self.partial.as_ref().map(|(_, (epoch, version), _, next, _)| (*epoch, *version, *next));
+        let part = self.partial.as_ref().map(|partial| (partial.place.0, partial.place.1, partial.next));
         CatalogRequest { node: self.node, have, part }
     }
 
@@ -138,24 +149,25 @@ impl CatchUp {
             {
                 return Err(CatalogError::Malformed);
             }
-            self.partial = Some((header.to_vec(), (head.epoch, head.version), Vec::new(), 0, parts));
+            let place = (head.epoch, head.version);
+            self.partial = Some(Partial { header: header.to_vec(), place, body: Vec::new(), next: 0, all: parts });
         }
-        let (first, _, body, next, all) = self.partial.as_mut().ok_or(CatalogError::Malformed)?;
-        if part != *next || parts != *all {
+        let partial = self.partial.as_mut().ok_or(CatalogError::Malformed)?;
+        if part != partial.next || parts != partial.all {
             return Err(CatalogError::Malformed);
         }
-        if first != header {
+        if partial.header != header {
             // The peer took a newer snapshot meanwhile: begin again with that.
             self.partial = None;
             return Ok(true);
         }
-        if body.len() + bytes.len() > MAX_BODY {
+        if partial.body.len() + bytes.len() > MAX_BODY {
             return Err(CatalogError::TooLarge);
         }
-        body.extend_from_slice(bytes);
-        *next += 1;
-        if *next == *all {
-            let copy = CatalogCopy::from_snapshot(self.network, first, body)?;
+        partial.body.extend_from_slice(bytes);
+        partial.next += 1;
+        if partial.next == partial.all {
+            let copy = CatalogCopy::from_snapshot(self.network, &partial.header, &partial.body)?;
             self.copy = Some(Arc::new(copy));
             self.partial = None;
             self.changed = true;

@@ -1,3 +1,5 @@
+//! Catching up from snapshots and deltas, and what is refused.
+
 use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
 

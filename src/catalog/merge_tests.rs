@@ -1,3 +1,5 @@
+//! The rules of the view: who keeps a name, who is shown, and that all nodes agree.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

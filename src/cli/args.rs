@@ -94,8 +94,36 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Show what is being fetched, and each peer's part in it
+    /// Fetch whole files and folders, from every peer that has them; goes on where an earlier run was interrupted
+    Get {
+        /// PATH... [DEST]: paths in the view (or below a mount), and where to put them [default: here; - is stdout]
+        #[arg(required = true, value_names = ["PATH", "DEST"])]
+        what: Vec<PathBuf>,
+        /// Which network, where the home has several
+        #[arg(long)]
+        network: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what is being fetched, each peer's part in it, and what limits it
     Transfers {
+        /// Again and again, until interrupted
+        #[arg(long, short)]
+        watch: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show or change how much of the links is used, until the daemon ends
+    Limits {
+        /// Bytes per second to all peers together, such as 10M; 0 lifts the limit
+        #[arg(long, value_name = "RATE")]
+        upload: Option<String>,
+        /// Bytes per second from all peers together; 0 lifts the limit
+        #[arg(long, value_name = "RATE")]
+        download: Option<String>,
+        /// Chunks that are served at once; 0: as many as the rate asks for
+        #[arg(long, value_name = "N")]
+        slots: Option<usize>,
         #[command(flatten)]
         output: Output,
     },

@@ -7,14 +7,23 @@ use crate::control::report::{Event, Report};
 use crate::control::{ControlError, ErrorCode, Request};
 use crate::node::offline::Offline;
 
+/// What to say where a daemon is needed.
+pub const NO_DAEMON: &str = "no daemon is running for this home: flashget mount starts one, or run flashget daemon";
+
 /// Asks the daemon, which must be running.
 pub fn daemon(context: &Context, request: &Request) -> Result<Report, ControlError> {
+    daemon_with(context, request, &mut |_| {})
+}
+
+/// The same, with somebody who hears of progress.
+pub fn daemon_with(
+    context: &Context,
+    request: &Request,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<Report, ControlError> {
     match Client::connect(&context.home.socket())? {
-        Some(mut client) => client.call(request, &mut |_| {}),
-        None => Err(ControlError::new(
-            ErrorCode::NoDaemon,
-            "no daemon is running for this home: flashget mount starts one, or run flashget daemon",
-        )),
+        Some(mut client) => client.call(request, on_event),
+        None => Err(ControlError::new(ErrorCode::NoDaemon, NO_DAEMON)),
     }
 }
 

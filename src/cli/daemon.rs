@@ -1,6 +1,7 @@
 //! `daemon` and `tracker`: processes that run until they are told to end.
 
 use std::io::Write;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,6 +17,8 @@ use crate::settings::units::{Size, parse_size};
 
 /// What a daemon that `mount` started prints when it can be asked.
 pub const READY: &str = "ready";
+/// How long those who asked something may still wait for their answers when the daemon ends.
+const ANSWERS: Duration = Duration::from_secs(2);
 /// Threads that wait for the disk or hash; more would only queue in the kernel.
 const BLOCKING_THREADS: usize = 64;
 
@@ -93,12 +96,12 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
             told = told_to_end() => told?,
             _ = should_stop.wait_for(|stop| *stop) => {}
         }
-        drop(socket);
+        socket.finish(ANSWERS).await;
         node.shut_down().await;
         Ok(())
     });
     // Blocking work that is stuck on a disk must not keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     ended
 }
 

@@ -5,6 +5,7 @@ mod args;
 mod ask;
 mod daemon;
 mod exit;
+mod get;
 mod log;
 mod mount;
 mod options;
@@ -23,6 +24,7 @@ use crate::control::{ControlError, Request};
 use crate::node::wrong;
 use crate::settings::file::Settings;
 use crate::settings::home::Home;
+use crate::settings::units::parse_size;
 
 use args::{Args, Command, NetworkCommand, Output, ShareCommand};
 
@@ -71,7 +73,15 @@ fn carry_out(args: &Args) -> Result<(), ControlError> {
             print(*output, &ask::daemon(&context, &request)?)
         }
         Command::Peers { output } => print(*output, &ask::daemon(&context, &Request::Peers)?),
-        Command::Transfers { output } => print(*output, &ask::daemon(&context, &Request::Transfers)?),
+        Command::Transfers { watch: true, output } => watch_transfers(&context, *output),
+        Command::Transfers { output, .. } => print(*output, &ask::daemon(&context, &Request::Transfers)?),
+        Command::Get { what, network, output } => get::get(&context, what, network.as_deref(), *output),
+        Command::Limits { upload, download, slots, output } => {
+            let rate =
+                |text: &Option<String>| text.as_deref().map(parse_size).transpose().map_err(ControlError::invalid);
+            let request = Request::Limits { upload: rate(upload)?, download: rate(download)?, upload_slots: *slots };
+            print(*output, &ask::daemon(&context, &request)?)
+        }
         Command::Status { output } => print(*output, &ask::daemon(&context, &Request::Status)?),
         Command::Stop => ask::daemon(&context, &Request::Stop).map(drop),
         Command::Completions { shell } => {
@@ -93,6 +103,24 @@ fn view_path(path: &std::path::Path) -> PathText {
     match std::path::absolute(path) {
         Ok(full) if mounts.iter().any(|mount| full.starts_with(&mount.point)) => full.as_path().into(),
         _ => path.into(),
+    }
+}
+
+/// How often `--watch` looks.
+const WATCH: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Prints transfers again and again: on a terminal over what was there, in a pipe one after the other.
+fn watch_transfers(context: &Context, output: Output) -> Result<(), ControlError> {
+    use std::io::IsTerminal;
+    let over = std::io::stdout().is_terminal() && !output.json;
+    loop {
+        let report = ask::daemon(context, &Request::Transfers)?;
+        if over {
+            // Clears the screen and goes to its upper left corner (ECMA-48).
+            print!("\x1b[2J\x1b[H");
+        }
+        print(output, &report)?;
+        std::thread::sleep(WATCH);
     }
 }
 

@@ -9,14 +9,16 @@ use serde_json::{Value, json};
 use super::table::Table;
 use crate::base::clock::Timestamp;
 use crate::base::escape::for_terminal;
+use crate::base::ranges::Ranges;
 use crate::catalog::tree::FileState;
 use crate::control::ControlError;
 use crate::control::report::{
-    EntryKind, EntryReport, Event, MountReport, NamedTransfer, NetworkReport, PeerReport, Report, ShareReport,
-    StatusReport,
+    EntryKind, EntryReport, Event, GotReport, LimitsReport, MountReport, NamedTransfer, NetworkReport, PeerReport,
+    Report, ShareReport, StatusReport,
 };
 use crate::settings::units::show_size;
-use crate::swarm::report::TransferState;
+use crate::swarm::quarantine::QuarantineReport;
+use crate::swarm::report::{Limit, TransferState};
 
 /// Prints a report; as JSON if asked for: lists in an object under their name, single things as they are.
 pub fn report(as_json: bool, report: &Report) -> Result<(), ControlError> {
@@ -39,6 +41,8 @@ fn to_json(report: &Report) -> Result<Value, ControlError> {
         Report::Done => json!({}),
         Report::Networks(_) | Report::Shares(_) | Report::Entries(_) | Report::Peers(_) | Report::Transfers(_) => value,
         Report::Status(_)
+        | Report::Got(_)
+        | Report::Limits(_)
         | Report::Invite(_)
         | Report::Network(_)
         | Report::Share(_)
@@ -68,6 +72,8 @@ fn to_text(report: &Report) -> String {
         Report::Transfers(all) if all.is_empty() => "nothing has been fetched\n".into(),
         Report::Transfers(all) => transfers(all),
         Report::Status(status) => self::status(status),
+        Report::Got(got) => self::got(*got),
+        Report::Limits(limits) => self::limits(*limits),
     }
 }
 
@@ -192,7 +198,8 @@ fn show_rtt(micros: u64) -> String {
 }
 
 fn peers(all: &[PeerReport]) -> String {
-    let mut table = Table::new(&["PEER", "NODE", "NETWORK", "ADDRESS", ">FILES", ">RECEIVED", ">SENT", ">ROUND TRIP"]);
+    let heads = ["PEER", "NODE", "NETWORK", "ADDRESS", ">FILES", ">RECEIVED", ">SENT", ">ROUND TRIP", "REMARKS"];
+    let mut table = Table::new(&heads);
     for peer in all {
         table.row(vec![
             for_terminal(peer.name.as_bytes()),
@@ -203,9 +210,49 @@ fn peers(all: &[PeerReport]) -> String {
             show_size(peer.received),
             show_size(peer.sent),
             show_rtt(peer.rtt_micros),
+            peer.offences.as_ref().map_or_else(String::new, offences),
         ]);
     }
     table.render()
+}
+
+/// What a peer did, in a few words.
+fn offences(record: &QuarantineReport) -> String {
+    let mut what = Vec::new();
+    for (count, noun) in
+        [(record.bad_chunks, "wrong chunk"), (record.bad_hashes, "wrong proof"), (record.protocol, "broken rule")]
+    {
+        if count > 0 {
+            what.push(plural(count, noun));
+        }
+    }
+    let until = record.banned_for.map_or_else(String::new, |left| format!("; not asked for {} s", left.as_secs()));
+    format!("{}; not asked for {}{until}", what.join(", "), plural(record.files, "file"))
+}
+
+fn limit_words(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Reader => "the reader",
+        Limit::Starting => "starting",
+        Limit::Link => "the link",
+        Limit::Holdings => "what it holds",
+        Limit::TooSlow => "too slow for the reader",
+        Limit::Busy => "it is busy",
+        Limit::Stalled => "stalled",
+        Limit::Proof => "waiting for hashes",
+        Limit::Useless => "of no use",
+        Limit::Quarantined => "it lied",
+        Limit::NoSource => "no source",
+    }
+}
+
+/// Chunks from and to, and how many pieces.
+fn show_ranges(ranges: &Ranges) -> String {
+    match ranges.runs() {
+        [] => "-".into(),
+        [only] => format!("{}-{}", only.start, only.end - 1),
+        [first, .., last] => format!("{}-{} in {}", first.start, last.end - 1, ranges.runs().len()),
+    }
 }
 
 fn transfers(all: &[NamedTransfer]) -> String {
@@ -219,9 +266,24 @@ fn transfers(all: &[NamedTransfer]) -> String {
             TransferState::Ended => "ended",
         };
         let (came, size) = (show_size(transfer.bytes), show_size(named.size));
-        out.push_str(&format!("{name}  {came} of {size}  {state}\n"));
-        let mut table =
-            Table::new(&["  PEER", ">BROUGHT", ">CHUNKS", ">RATE", ">ROUND TRIP", ">IN FLIGHT", ">RETRIES", ">BAD"]);
+        let rate = if transfer.rate == 0 { String::new() } else { format!("  {}/s", show_size(transfer.rate)) };
+        let ended = transfer.state == TransferState::Ended;
+        let limit = if ended { String::new() } else { format!("  limited by: {}", limit_words(transfer.limit)) };
+        out.push_str(&format!("{name}  {came} of {size}  {state}{rate}{limit}\n"));
+        let heads = [
+            "  PEER",
+            ">BROUGHT",
+            ">CHUNKS",
+            ">RATE",
+            ">ROUND TRIP",
+            ">SECTION",
+            ">IN FLIGHT",
+            ">RETRIES",
+            ">HEDGES",
+            ">BAD",
+            "LIMITED BY",
+        ];
+        let mut table = Table::new(&heads);
         for source in &transfer.sources {
             let rate = if source.rate == 0 { "-".into() } else { format!("{}/s", show_size(source.rate)) };
             table.row(vec![
@@ -230,9 +292,12 @@ fn transfers(all: &[NamedTransfer]) -> String {
                 source.chunks.to_string(),
                 rate,
                 show_rtt(source.rtt_micros),
+                show_ranges(&source.section),
                 source.in_flight.to_string(),
                 source.retries.to_string(),
+                source.hedges.to_string(),
                 source.bad.to_string(),
+                if source.live { limit_words(source.limit).to_owned() } else { String::new() },
             ]);
         }
         out.push_str(&table.render());
@@ -275,6 +340,23 @@ fn status(status: &StatusReport) -> String {
     out
 }
 
+fn got(got: GotReport) -> String {
+    let seconds = got.millis as f64 / 1000.0;
+    let fetched = got.bytes - got.had_bytes.min(got.bytes);
+    let rate = show_size((fetched as f64 / seconds.max(0.001)) as u64);
+    let had = match got.had_bytes {
+        0 => String::new(),
+        had => format!(", {} of it had been there", show_size(had)),
+    };
+    format!("{}, {}{had}, in {seconds:.1} s ({rate}/s)\n", plural(got.files, "file"), show_size(got.bytes))
+}
+
+fn limits(limits: LimitsReport) -> String {
+    let rate = |rate: Option<u64>| rate.map_or_else(|| "no limit".into(), |rate| format!("{}/s", show_size(rate)));
+    let slots = limits.upload_slots.map_or_else(|| "as the rate asks for".into(), |slots| slots.to_string());
+    format!("upload    {}\ndownload  {}\nslots     {slots}\n", rate(limits.upload), rate(limits.download))
+}
+
 /// A bar for a share that is being hashed; silent where stderr is no terminal.
 pub fn share_progress() -> impl FnMut(Event) {
     let target =
@@ -286,7 +368,7 @@ pub fn share_progress() -> impl FnMut(Event) {
         bar.set_style(style);
     }
     move |event| {
-        let Event::Share(share) = event;
+        let Event::Share(share) = event else { return };
         if share.to_hash > 0 {
             bar.set_message("hashing");
             bar.set_length(share.to_hash);

@@ -1,6 +1,6 @@
 //! The asking side of the local socket; blocking, for the command line.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -43,11 +43,36 @@ impl Client {
             }
             match serde_json::from_slice(&line) {
                 Ok(Line::Event(event)) => on_event(event),
+                Ok(Line::Data(_)) => return Err(ControlError::failed("the daemon sends what was not asked for")),
                 Ok(Line::Ok(report)) => return Ok(*report),
                 Ok(Line::Error(error)) => return Err(error),
                 Err(error) => {
                     return Err(ControlError::failed(format!("an answer of another version of flashget: {error}")));
                 }
+            }
+        }
+    }
+
+    /// Copies a file's bytes to `out`.
+    pub fn read_to(&mut self, request: &Request, out: &mut dyn Write) -> Result<(), ControlError> {
+        let broken = |error: io::Error| ControlError::failed(format!("the daemon went away: {error}"));
+        let mut json = serde_json::to_vec(request).map_err(ControlError::failed)?;
+        json.push(b'\n');
+        self.from.get_mut().write_all(&json).map_err(broken)?;
+        loop {
+            let mut line = Vec::new();
+            self.from.read_until(b'\n', &mut line).map_err(broken)?;
+            match serde_json::from_slice(&line) {
+                Ok(Line::Data(len)) => {
+                    let copied = io::copy(&mut (&mut self.from).take(len as u64), out);
+                    if copied.map_err(|error| ControlError::failed(format!("can't write: {error}")))? != len as u64 {
+                        return Err(ControlError::failed("the daemon went away"));
+                    }
+                }
+                Ok(Line::Event(_)) => {}
+                Ok(Line::Ok(_)) => return out.flush().map_err(ControlError::failed),
+                Ok(Line::Error(error)) => return Err(error),
+                Err(_) => return Err(ControlError::failed("the daemon went away: see its log")),
             }
         }
     }

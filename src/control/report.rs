@@ -8,6 +8,7 @@ use crate::base::ids::{NodeId, Root};
 use crate::cache::CacheStats;
 use crate::catalog::tree::FileState;
 use crate::members::membership::TrackerState;
+use crate::swarm::quarantine::QuarantineReport;
 use crate::swarm::report::TransferReport;
 
 /// One answer.
@@ -38,6 +39,10 @@ pub enum Report {
     Peers(Vec<PeerReport>),
     /// Transfers, the newest first.
     Transfers(Vec<NamedTransfer>),
+    /// What was fetched to this machine.
+    Got(GotReport),
+    /// The limits in force.
+    Limits(LimitsReport),
 }
 
 /// What is told while a request is under way.
@@ -46,6 +51,62 @@ pub enum Report {
 pub enum Event {
     /// A share is being scanned and hashed.
     Share(ShareReport),
+    /// Files are being fetched.
+    Get(GetProgress),
+}
+
+/// How far `get` is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetProgress {
+    /// The file that is being fetched.
+    pub path: PathText,
+    /// Files in all.
+    pub files: u64,
+    /// Files that are whole.
+    pub files_done: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Bytes that are written, or were there before.
+    pub bytes_done: u64,
+    /// Each peer's part in the current file.
+    pub sources: Vec<SourceProgress>,
+}
+
+/// One peer's part in a file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SourceProgress {
+    /// How it calls itself; escape before printing.
+    pub name: String,
+    /// Bytes that it brought.
+    pub bytes: u64,
+    /// Bytes per second.
+    pub rate: u64,
+    /// Chunks that it is to bring.
+    pub section: u64,
+}
+
+/// What `get` did.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct GotReport {
+    /// Files that are there now.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of them: bytes that had been there before.
+    pub had_bytes: u64,
+    /// How long it took.
+    pub millis: u64,
+}
+
+/// Limits; what is missing has none.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct LimitsReport {
+    /// Bytes per second to all peers together.
+    pub upload: Option<u64>,
+    /// Bytes per second from all peers together.
+    pub download: Option<u64>,
+    /// Chunks that are served at once.
+    pub upload_slots: Option<usize>,
 }
 
 /// `flashget status`.
@@ -196,6 +257,10 @@ pub struct PeerReport {
     pub rtt_micros: u64,
     /// Files that it shares.
     pub files: usize,
+    /// Its part of this node's upload while all who ask now go on asking, in thousandths; 0 if it asks for nothing.
+    pub upload_share: u16,
+    /// What it sent that an honest peer never sends, and what follows.
+    pub offences: Option<QuarantineReport>,
 }
 
 /// A transfer, with the name of its file in the view.

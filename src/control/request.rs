@@ -107,6 +107,36 @@ pub enum Request {
     Peers,
     /// What is being fetched, and by whom.
     Transfers,
+    /// Fetch whole files and folders to this machine. Progress comes as events.
+    Get {
+        /// Which; as in [`Request::List`].
+        paths: Vec<PathText>,
+        /// To where: an absolute path of a folder that exists, or of the file to make.
+        dest: PathText,
+        /// As in [`Request::List`].
+        #[serde(default)]
+        network: Option<String>,
+    },
+    /// A file's bytes, in order, over this connection: lines `{"data": N}`, each followed by N bytes, before the answer.
+    Read {
+        /// As in [`Request::List`].
+        path: PathText,
+        /// As in [`Request::List`].
+        #[serde(default)]
+        network: Option<String>,
+    },
+    /// How much of the links is used; what is given is changed, until the daemon ends.
+    Limits {
+        /// Bytes per second to all peers together; 0: no limit.
+        #[serde(default)]
+        upload: Option<u64>,
+        /// Bytes per second from all peers together; 0: no limit.
+        #[serde(default)]
+        download: Option<u64>,
+        /// Chunks that are served at once; 0: as the rate asks for.
+        #[serde(default)]
+        upload_slots: Option<usize>,
+    },
 }
 
 /// Options of one mount; what is missing comes from the settings.

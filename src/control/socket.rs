@@ -6,20 +6,23 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::Control;
 use super::error::{ControlError, ErrorCode};
 use super::report::{Event, Report};
 use super::request::Request;
+use super::{Control, Opened};
 
 /// The longest request line: paths and invites are far shorter.
 pub const MAX_LINE: u64 = 1 << 20;
+/// Bytes that are read of a file at once.
+const READ: usize = 1 << 20;
 /// Clients at once.
 const MAX_CLIENTS: usize = 256;
 /// Events that wait for a slow client; more are left out, for the next one says as much.
@@ -31,6 +34,8 @@ const EVENTS: usize = 64;
 pub enum Line {
     /// Progress; more lines follow.
     Event(Event),
+    /// So many bytes of a file follow, and then more lines.
+    Data(usize),
     /// The answer.
     Ok(Box<Report>),
     /// It came to nothing.
@@ -41,6 +46,8 @@ pub enum Line {
 pub struct ControlSocket {
     path: PathBuf,
     task: JoinHandle<()>,
+    /// Requests that are being answered.
+    busy: Arc<watch::Sender<usize>>,
 }
 
 impl ControlSocket {
@@ -52,7 +59,16 @@ impl ControlSocket {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { path: path.into(), task: tokio::spawn(accept(listener, control)) })
+        let busy = Arc::new(watch::channel(0).0);
+        let task = tokio::spawn(accept(listener, control, Arc::clone(&busy)));
+        Ok(Self { path: path.into(), task, busy })
+    }
+
+    /// Accepts nobody any more, and waits until those who asked have their answers, at most for `limit`.
+    pub async fn finish(self, limit: Duration) {
+        self.task.abort();
+        let mut busy = self.busy.subscribe();
+        let _ = tokio::time::timeout(limit, busy.wait_for(|busy| *busy == 0)).await;
     }
 }
 
@@ -64,16 +80,16 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn accept(listener: UnixListener, control: Arc<dyn Control>) {
+async fn accept(listener: UnixListener, control: Arc<dyn Control>, busy: Arc<watch::Sender<usize>>) {
     let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
         // The semaphore is never closed.
         let Ok(client) = Arc::clone(&clients).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let control = Arc::clone(&control);
+                let (control, busy) = (Arc::clone(&control), Arc::clone(&busy));
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, &*control).await {
+                    if let Err(error) = serve(stream, &*control, &busy).await {
                         tracing::debug!(%error, "a control client went away");
                     }
                     drop(client);
@@ -87,7 +103,23 @@ async fn accept(listener: UnixListener, control: Arc<dyn Control>) {
     }
 }
 
-async fn serve(stream: UnixStream, control: &dyn Control) -> io::Result<()> {
+/// Counts a request for as long as it is answered.
+struct Busy<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Busy<'a> {
+    fn new(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|busy| *busy += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|busy| *busy -= 1);
+    }
+}
+
+async fn serve(stream: UnixStream, control: &dyn Control, busy: &watch::Sender<usize>) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     let own = rustix::process::geteuid().as_raw();
     let (from, mut to) = stream.into_split();
@@ -102,6 +134,7 @@ async fn serve(stream: UnixStream, control: &dyn Control) -> io::Result<()> {
         if line.is_empty() {
             return Ok(());
         }
+        let _busy = Busy::new(busy);
         let request: Request = match serde_json::from_slice(&line) {
             Ok(request) => request,
             Err(error) => {
@@ -113,6 +146,13 @@ async fn serve(stream: UnixStream, control: &dyn Control) -> io::Result<()> {
                 continue;
             }
         };
+        if let Request::Read { path, network } = &request {
+            match control.open(path, network.as_deref()).await {
+                Ok(opened) => send_file(&mut to, opened).await?,
+                Err(error) => write(&mut to, &Line::Error(error)).await?,
+            }
+            continue;
+        }
         let (events, mut heard) = mpsc::channel(EVENTS);
         let on_event = move |event| {
             // A client that is slow misses some.
@@ -134,6 +174,28 @@ async fn serve(stream: UnixStream, control: &dyn Control) -> io::Result<()> {
         };
         write(&mut to, &line).await?;
     }
+}
+
+/// Sends a file's bytes in order, as fast as they are taken.
+async fn send_file(to: &mut (impl AsyncWriteExt + Unpin), (size, handle): Opened) -> io::Result<()> {
+    let mut at = 0;
+    while at < size {
+        match handle.read(at, READ).await {
+            Ok(bytes) if !bytes.is_empty() => {
+                write(to, &Line::Data(bytes.len())).await?;
+                for piece in bytes.pieces() {
+                    to.write_all(piece).await?;
+                }
+                at += bytes.len() as u64;
+            }
+            Ok(_) => break,
+            Err(error) => {
+                let wrong = ControlError::new(ErrorCode::Unreachable, error.to_string());
+                return write(to, &Line::Error(wrong)).await;
+            }
+        }
+    }
+    write(to, &Line::Ok(Box::new(Report::Done))).await
 }
 
 async fn write(to: &mut (impl AsyncWriteExt + Unpin), line: &Line) -> io::Result<()> {

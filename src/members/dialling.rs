@@ -67,7 +67,7 @@ impl Membership {
     }
 
     async fn dial_one(&self, node: NodeId, addr: PeerAddr) -> Option<Arc<dyn PeerLink>> {
-        let Some(service) = self.around.service.get().and_then(std::sync::Weak::upgrade) else { return None };
+        let service = self.around.service.get().and_then(std::sync::Weak::upgrade)?;
         let expect = (!is_nobody(&node)).then_some(node);
         let dialled = dial(addr, &self.around.identity, &self.access, expect, service).await;
         match &dialled {

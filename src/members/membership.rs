@@ -33,6 +33,9 @@ use crate::wire::message::{CatalogVersion, Notice};
 /// A peer that says nothing of its catalogs for this long does not hold up the first view.
 const GREETING: Duration = Duration::from_secs(2);
 
+/// How long it may take to reach a node that somebody named.
+const REACH: Duration = Duration::from_secs(5);
+
 /// What a membership needs of its node.
 pub struct Around {
     /// Who this node is.
@@ -184,6 +187,29 @@ impl Membership {
         self.contents.lock().contains(content)
     }
 
+    /// The live session with `node`.
+    pub fn link(&self, node: &NodeId) -> Option<Arc<dyn PeerLink>> {
+        self.roster.lock().link(node).cloned()
+    }
+
+    /// A session with `node`: the live one, or a new one at `addrs`.
+    pub async fn reach_node(self: &Arc<Self>, node: NodeId, addrs: &[SocketAddr]) -> Option<Arc<dyn PeerLink>> {
+        if let Some(link) = self.link(&node) {
+            return Some(link);
+        }
+        self.known.lock().hear(node, addrs, Instant::now());
+        self.dial_now.notify_one();
+        let mut greeted = self.greeted.subscribe();
+        let connected = greeted.wait_for(|greeted| greeted.contains(&node));
+        let _ = tokio::time::timeout(REACH, connected).await;
+        self.link(&node)
+    }
+
+    /// True if this node itself has met `node`, or has a catalog of it.
+    pub fn knows(&self, node: &NodeId) -> bool {
+        self.known.lock().last_seen(node).is_some() || self.book.lock().get(*node).is_some()
+    }
+
     /// Live sessions.
     pub fn links(&self) -> Vec<Arc<dyn PeerLink>> {
         self.roster.lock().links().cloned().collect()
@@ -251,7 +277,7 @@ impl Membership {
             Notice::Versions(versions) => self.heard_versions(link, &versions),
             // It says goodbye rather than vanish: no need to wait for a time-out.
             Notice::Bye => link.close(),
-            Notice::Held { .. } => {}
+            _ => {}
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::handshake::Kind;
@@ -33,6 +34,8 @@ pub enum Behaviour {
     Changed,
     /// Is too busy for this many requests.
     Busy(u64),
+    /// Brings this many bytes per second until it has brought this many chunks, and then nothing, while its session stays.
+    Stopping(u64, u64),
 }
 
 /// A peer that holds one file.
@@ -40,8 +43,9 @@ pub struct FakePeer {
     node: NodeId,
     bytes: Bytes,
     manifest: Manifest,
-    held: Ranges,
+    held: Mutex<Ranges>,
     behaviour: Behaviour,
+    heard: Mutex<Vec<Notice>>,
     asked: AtomicU64,
     received: AtomicU64,
     turn: tokio::sync::Mutex<()>,
@@ -66,13 +70,24 @@ impl FakePeer {
             node: NodeId([tag; 32]),
             manifest: manifest_of(bytes),
             bytes: bytes.clone(),
-            held,
+            held: Mutex::new(held),
             behaviour,
+            heard: Mutex::default(),
             asked: AtomicU64::new(0),
             received: AtomicU64::new(0),
             turn: tokio::sync::Mutex::new(()),
             over: watch::channel(false).0,
         })
+    }
+
+    /// It holds these too from now on.
+    pub fn gets(&self, more: &Ranges) {
+        self.held.lock().union_with(more);
+    }
+
+    /// What was said to it.
+    pub fn heard(&self) -> Vec<Notice> {
+        self.heard.lock().clone()
     }
 
     /// Chunk requests so far.
@@ -122,7 +137,7 @@ impl PeerLink for FakePeer {
         }
         match request {
             Request::Open(content) if content == self.manifest.content() => Ok(Response::Opened(Opened {
-                held: self.held.clone(),
+                held: self.held.lock().clone(),
                 groups: self.manifest.groups(),
                 first_group: self.manifest.group(0).to_vec(),
                 content: None,
@@ -140,13 +155,18 @@ impl PeerLink for FakePeer {
         if self.is_closed() {
             return Err(LinkError::Closed);
         }
-        if content != self.manifest.content() || !self.held.contains(index) {
-            return Err(LinkError::NotHere(self.held.clone()));
+        if content != self.manifest.content() || !self.held.lock().contains(index) {
+            return Err(LinkError::NotHere(self.held.lock().clone()));
         }
         let mut bytes = self.real(index);
         match self.behaviour {
             Behaviour::Honest => tokio::task::yield_now().await,
             Behaviour::Slow(rate) => {
+                let _turn = self.turn.lock().await;
+                tokio::time::sleep(Duration::from_secs_f64(bytes.len() as f64 / rate as f64)).await;
+            }
+            Behaviour::Stopping(_, after) if before >= after => std::future::pending().await,
+            Behaviour::Stopping(rate, _) => {
                 let _turn = self.turn.lock().await;
                 tokio::time::sleep(Duration::from_secs_f64(bytes.len() as f64 / rate as f64)).await;
             }
@@ -169,7 +189,9 @@ impl PeerLink for FakePeer {
         Ok(RawChunk { wire_len: bytes.len(), bytes })
     }
 
-    fn notify(&self, _: Notice) {}
+    fn notify(&self, notice: Notice) {
+        self.heard.lock().push(notice);
+    }
 
     fn is_closed(&self) -> bool {
         *self.over.borrow()

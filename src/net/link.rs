@@ -107,13 +107,17 @@ pub trait Service: Send + Sync {
     async fn request(&self, link: &Arc<dyn PeerLink>, request: Request) -> Answer;
     /// Hears one notice.
     async fn notice(&self, link: &Arc<dyn PeerLink>, notice: Notice);
+    /// So many bytes came in on some session; nothing more is read from it until this returns. For a limit on the rate.
+    async fn received(&self, _bytes: usize) {}
 }
 
 /// What a [`Service`] answers.
-#[derive(Clone, Debug)]
 pub enum Answer {
     /// A message.
     Message(Response),
     /// A chunk's plain bytes, verified by the source; the session compresses where it pays.
-    Chunk(Bytes),
+    Chunk(Bytes, UntilSent),
 }
+
+/// Something that is dropped once the answer that it came with has been handed to the network, or never will be.
+pub type UntilSent = Option<Box<dyn Send>>;

@@ -9,3 +9,4 @@ pub mod link;
 pub mod listen;
 mod outbox;
 mod session;
+pub mod throttle;

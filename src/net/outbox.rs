@@ -6,10 +6,21 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::link::UntilSent;
 use crate::wire::frame::Header;
 
 /// Control bytes that may wait: a peer that reads nothing while it asks for this much is cut off.
 const MAX_CONTROL: usize = 32 << 20;
+
+/// What a frame holds on to until it has been written.
+#[allow(dead_code, reason = "held, and never looked at")]
+#[derive(Default)]
+pub struct Held {
+    /// Room in the bulk budget.
+    pub room: Option<OwnedSemaphorePermit>,
+    /// Whatever its answer came with.
+    pub until_sent: UntilSent,
+}
 
 /// One frame to send.
 pub struct Outgoing {
@@ -17,8 +28,8 @@ pub struct Outgoing {
     pub header: Header,
     /// Its body.
     pub body: Bytes,
-    /// Room in the bulk budget, given back once it is sent.
-    pub room: Option<OwnedSemaphorePermit>,
+    /// What is held until it is sent.
+    pub held: Held,
 }
 
 #[derive(Default)]
@@ -49,7 +60,7 @@ impl Outbox {
         true
     }
 
-    /// Queues a bulk frame; its `room` bounds how many there can be.
+    /// Queues a bulk frame; the room that it holds bounds how many there can be.
     pub fn bulk(&self, frame: Outgoing) {
         self.queues.lock().bulk.push_back(frame);
         self.ready.notify_one();

@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 
 use super::handshake::{Kind as SessionKind, Opened};
 use super::link::{Answer, LinkError, LinkStats, PeerAddr, PeerLink, RawChunk, Service};
-use super::outbox::{Outbox, Outgoing};
+use super::outbox::{Held, Outbox, Outgoing};
 use crate::base::chunks::CHUNK;
 use crate::base::ids::{ContentId, NetworkId, NodeId};
 use crate::base::limits::{KEEPALIVE, MAX_FRAME, MAX_REQUESTS_PER_PEER, SESSION_TIMEOUT};
@@ -159,13 +159,13 @@ impl Session {
     async fn write(&self, mut to: OwnedWriteHalf) -> std::io::Result<()> {
         let mut nonce = 0;
         let mut out = Vec::with_capacity(WRITE + 2 * MAX_PART);
-        let mut rooms: Vec<OwnedSemaphorePermit> = Vec::new();
+        let mut held: Vec<Held> = Vec::new();
         loop {
             while out.len() < WRITE
                 && let Some(frame) = self.outbox.pop()
             {
                 self.seal_frame(&frame, &mut nonce, &mut out)?;
-                rooms.extend(frame.room);
+                held.push(frame.held);
             }
             if out.is_empty() {
                 self.outbox.ready().await;
@@ -176,7 +176,7 @@ impl Session {
             self.note_rate(out.len(), began.elapsed());
             self.sent.fetch_add(out.len() as u64, Ordering::Relaxed);
             out.clear();
-            rooms.clear();
+            held.clear();
         }
     }
 
@@ -237,6 +237,7 @@ impl Session {
             }
             self.received.fetch_add(got as u64, Ordering::Relaxed);
             self.heard.store(self.elapsed(), Ordering::Relaxed);
+            service.received(got).await;
             while let Some(len) = buffer.first_chunk().map(|len| usize::from(u16::from_be_bytes(*len)))
                 && buffer.len() >= 2 + len
             {
@@ -329,8 +330,8 @@ impl Session {
         };
         let answered = match service.request(&link, request).await {
             Answer::Message(response) => self.reply(id, &response, room),
-            Answer::Chunk(bytes) => {
-                self.send_chunk(id, bytes, room).await;
+            Answer::Chunk(bytes, until_sent) => {
+                self.send_chunk(id, bytes, Held { room, until_sent }).await;
                 Ok(())
             }
         };
@@ -347,7 +348,8 @@ impl Session {
         }
         let header = Header { kind: Kind::Response, len: body.len() as u32, flags: 0, id, plain_len: 0 };
         let large = body.len() > LARGE_ANSWER;
-        let frame = Outgoing { header, body: body.into(), room: if large { room } else { None } };
+        let held = Held { room: if large { room } else { None }, until_sent: None };
+        let frame = Outgoing { header, body: body.into(), held };
         if large {
             self.outbox.bulk(frame);
         } else if !self.outbox.control(frame) {
@@ -356,7 +358,7 @@ impl Session {
         Ok(())
     }
 
-    async fn send_chunk(&self, id: u32, plain: Bytes, room: Option<OwnedSemaphorePermit>) {
+    async fn send_chunk(&self, id: u32, plain: Bytes, held: Held) {
         let plain_len = plain.len() as u32;
         let pays = compress::pays_on(self.rate.load(Ordering::Relaxed), self.rtt_micros.load(Ordering::Relaxed));
         let (body, flags) = if pays {
@@ -370,7 +372,7 @@ impl Session {
             (plain, 0)
         };
         let header = Header { kind: Kind::Bulk, len: body.len() as u32, flags, id, plain_len };
-        self.outbox.bulk(Outgoing { header, body, room });
+        self.outbox.bulk(Outgoing { header, body, held });
     }
 
     // ---- Asking.
@@ -388,7 +390,7 @@ impl Session {
             return Err(LinkError::Closed);
         }
         let header = Header { kind: Kind::Request, len: body.len() as u32, flags: 0, id, plain_len: 0 };
-        if !self.outbox.control(Outgoing { header, body: body.into(), room: None }) {
+        if !self.outbox.control(Outgoing { header, body: body.into(), held: Held::default() }) {
             return Err(LinkError::Busy);
         }
         let answer = answer.await.unwrap_or(Err(LinkError::Closed));
@@ -407,7 +409,7 @@ impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if self.session.waiting.lock().remove(&self.id).is_some() && !self.session.is_closed() {
             let header = Header { kind: Kind::Cancel, len: 0, flags: 0, id: self.id, plain_len: 0 };
-            self.session.outbox.control(Outgoing { header, body: Bytes::new(), room: None });
+            self.session.outbox.control(Outgoing { header, body: Bytes::new(), held: Held::default() });
         }
     }
 }
@@ -461,7 +463,7 @@ impl PeerLink for Session {
             && body.len() <= MAX_FRAME
         {
             let header = Header { kind: Kind::Notice, len: body.len() as u32, flags: 0, id: 0, plain_len: 0 };
-            self.outbox.control(Outgoing { header, body: body.into(), room: None });
+            self.outbox.control(Outgoing { header, body: body.into(), held: Held::default() });
         }
     }
 

@@ -50,7 +50,7 @@ impl Service for Peer {
             Request::Chunk { content, index } => match self.contents.get(&content) {
                 Some(bytes) => {
                     let start = (index * CHUNK) as usize;
-                    Answer::Chunk(bytes.slice(start..(start + CHUNK as usize).min(bytes.len())))
+                    Answer::Chunk(bytes.slice(start..(start + CHUNK as usize).min(bytes.len())), None)
                 }
                 None => Answer::Message(Response::NotHere(Ranges::of(3..5))),
             },

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::shares::Wanted;
+use super::getting::Wanted;
+use super::shares;
 use super::{Node, offline};
-use crate::control::{Control, ControlError, OnEvent, Report, Request};
+use crate::control::text::PathText;
+use crate::control::{Control, ControlError, OnEvent, Opened, Report, Request};
 
 /// A node, as those who ask it see it.
 pub(super) struct NodeControl(pub Arc<Node>);
@@ -32,7 +34,7 @@ impl Control for NodeControl {
                 Report::Done
             }
             Request::ShareAdd { dir, at, network, hidden, wait } => {
-                let wanted = Wanted { dir, at, network, hidden, wait };
+                let wanted = shares::Wanted { dir, at, network, hidden, wait };
                 Report::Share(node.share_add(wanted, on_event).await?)
             }
             Request::ShareList => Report::Shares(node.share_list()),
@@ -53,6 +55,17 @@ impl Control for NodeControl {
             Request::Stat { path, network } => Report::Entry(Box::new(node.stat(&path, network.as_deref())?)),
             Request::Peers => Report::Peers(node.peers()),
             Request::Transfers => Report::Transfers(node.transfers()),
+            Request::Get { paths, dest, network } => {
+                Report::Got(node.get(Wanted { paths, dest: dest.to_path(), network }, on_event).await?)
+            }
+            Request::Read { .. } => return Err(ControlError::invalid("read is answered on the socket alone")),
+            Request::Limits { upload, download, upload_slots } => {
+                Report::Limits(node.limits(upload, download, upload_slots))
+            }
         })
+    }
+
+    async fn open(&self, path: &PathText, network: Option<&str>) -> Result<Opened, ControlError> {
+        self.0.open(path, network)
     }
 }

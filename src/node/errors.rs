@@ -12,7 +12,8 @@ pub(crate) trait Coded: std::fmt::Display {
     fn code(&self) -> ErrorCode;
 }
 
-/// As a control error.
+/// As a control error. Takes the error itself, so that it can be named where a function is wanted.
+#[allow(clippy::needless_pass_by_value)]
 pub(crate) fn wrong<E: Coded>(error: E) -> ControlError {
     ControlError::new(error.code(), error.to_string())
 }

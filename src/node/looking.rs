@@ -13,10 +13,13 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::ContentId;
 use crate::base::names::ValidPath;
 use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewKind, ViewTree};
-use crate::control::report::{EntryKind, EntryReport, NamedTransfer, PeerReport, StatusReport};
+use crate::control::report::{EntryKind, EntryReport, LimitsReport, NamedTransfer, PeerReport, StatusReport};
+use crate::control::request::MountRequest;
 use crate::control::text::PathText;
-use crate::control::{ControlError, ErrorCode};
+use crate::control::{ControlError, ErrorCode, Opened};
 use crate::net::link::PeerAddr;
+use crate::reader::contents::Contents;
+use crate::swarm::uploads::admission::UploadLimits;
 
 impl Node {
     pub(super) fn status(&self) -> StatusReport {
@@ -57,7 +60,11 @@ impl Node {
         Ok((self.network(network)?, ValidPath::from_user(&path.0).map_err(wrong)?))
     }
 
-    fn find(&self, path: Option<&PathText>, network: Option<&str>) -> Result<(Arc<ViewTree>, TreeIndex), ControlError> {
+    pub(super) fn find(
+        &self,
+        path: Option<&PathText>,
+        network: Option<&str>,
+    ) -> Result<(Arc<ViewTree>, TreeIndex), ControlError> {
         let (joined, valid) = self.locate(path, network)?;
         let view = joined.view();
         let nothing = || {
@@ -135,7 +142,11 @@ impl Node {
 
     pub(super) fn peers(&self) -> Vec<PeerReport> {
         let mut peers = Vec::new();
+        let shares: HashMap<_, _> =
+            self.service.uploads().map(|uploads| uploads.shares()).unwrap_or_default().into_iter().collect();
         for joined in self.networks.all() {
+            let offences: HashMap<_, _> =
+                joined.swarm.quarantine().into_iter().map(|record| (record.node, record)).collect();
             let catalogs: HashMap<_, _> = joined.membership.catalogs().into_iter().collect();
             for link in joined.membership.links() {
                 let stats = link.stats();
@@ -150,6 +161,8 @@ impl Node {
                     sent: stats.sent,
                     rtt_micros: stats.rtt_micros,
                     files: catalogs.get(&link.node()).copied().unwrap_or(0),
+                    upload_share: shares.get(&link.node()).map_or(0, |share| (share * 1000.0).round() as u16),
+                    offences: offences.get(&link.node()).cloned(),
                 });
             }
         }
@@ -182,5 +195,35 @@ impl Node {
             }));
         }
         transfers
+    }
+
+    /// Opens a file of the view, to be read in order.
+    pub(super) fn open(&self, path: &PathText, network: Option<&str>) -> Result<Opened, ControlError> {
+        let (joined, _) = self.locate(Some(path), network)?;
+        let (view, index) = self.find(Some(path), network)?;
+        let ViewKind::File(file) = &view.entry(index).kind else {
+            return Err(ControlError::invalid(format!("'{}' is a folder", path.shown())));
+        };
+        Ok((file.content.size, self.reader(&joined, &MountRequest::default()).open(file.content)))
+    }
+
+    /// Changes the limits that are given (0: none), and tells those in force.
+    pub(super) fn limits(
+        &self,
+        upload: Option<u64>,
+        download: Option<u64>,
+        upload_slots: Option<usize>,
+    ) -> LimitsReport {
+        if let Some(rate) = download {
+            self.service.download.set((rate > 0).then_some(rate));
+        }
+        let mut limits = UploadLimits::default();
+        if let Some(uploads) = self.service.uploads() {
+            limits = uploads.limits();
+            limits.rate = upload.map_or(limits.rate, |rate| (rate > 0).then_some(rate));
+            limits.slots = upload_slots.map_or(limits.slots, |slots| (slots > 0).then_some(slots));
+            uploads.limit(limits);
+        }
+        LimitsReport { upload: limits.rate, download: self.service.download.rate(), upload_slots: limits.slots }
     }
 }

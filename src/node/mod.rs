@@ -3,6 +3,7 @@
 
 mod control;
 mod errors;
+mod getting;
 mod looking;
 mod mounts;
 mod networks;
@@ -32,6 +33,7 @@ use crate::settings::home::{Home, HomeLock};
 use crate::share::list::ShareList;
 use crate::share::sharer::{Config as SharerConfig, Sharer};
 use crate::swarm::uploads::Uploads;
+use crate::swarm::uploads::admission::UploadLimits;
 use crate::vault::sealer::Sealer;
 use crate::vault::store::{Unlock, Vault};
 
@@ -83,8 +85,8 @@ pub struct Node {
     began: Instant,
     /// Kept for as long as the node runs.
     listener: Mutex<Option<Listener>>,
-    /// What memberships refer to weakly.
-    _service: Arc<NodeService>,
+    /// Memberships refer to it weakly.
+    service: Arc<NodeService>,
     _lock: HomeLock,
 }
 
@@ -105,7 +107,7 @@ impl Node {
         let (name, node) = (node_name(&settings), vault.node());
         let mut identity = Identity { node, sign: Arc::new(vault.signer()), name, listens: Vec::new() };
         let networks = Arc::new(Networks::default());
-        let service = NodeService::new(Arc::clone(&networks));
+        let service = NodeService::new(Arc::clone(&networks), settings.limits.download.map(|rate| rate.0));
         let accesses = watch::channel(Vec::new()).0;
         let identities = watch::channel(identity.clone()).0;
         let bind = |addr| {
@@ -119,7 +121,7 @@ impl Node {
 
         let cache = open_cache(&home, &settings, &vault, &sealer).await?;
         let around = networks::around(&home, &settings, &identity, &sealer, &cache, &service);
-        networks.set_up(around, Arc::clone(&cache), runtime.clone());
+        networks.set_up(around, &service, Arc::clone(&cache), runtime.clone());
         let (list, sharer) = {
             let (home, sealer, networks) = (home.clone(), Arc::clone(&sealer), Arc::clone(&networks));
             let members: Vec<_> = vault.networks().to_vec();
@@ -139,7 +141,14 @@ impl Node {
             })
             .await?
         };
-        service.serve_from(Uploads::new(Arc::clone(sharer.sources()), Arc::clone(&cache)));
+        let uploads = Uploads::new(
+            &identity,
+            Arc::clone(sharer.sources()),
+            Arc::clone(&cache),
+            UploadLimits { rate: settings.limits.upload.map(|rate| rate.0), slots: settings.limits.upload_slots },
+            &runtime,
+        );
+        service.serve_from(uploads);
         let node = Arc::new(Self {
             home,
             settings,
@@ -159,7 +168,7 @@ impl Node {
             stop: watch::channel(false).0,
             began: Instant::now(),
             listener: Mutex::new(Some(listener)),
-            _service: service,
+            service,
             _lock: lock,
         });
         node.open_doors();

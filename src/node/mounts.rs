@@ -89,12 +89,8 @@ impl Node {
         Ok(report)
     }
 
-    async fn bring_up(
-        self: &Arc<Self>,
-        joined: Arc<Joined>,
-        point: PathBuf,
-        options: &MountRequest,
-    ) -> Result<Arc<Mounted>, ControlError> {
+    /// A reader of a network's files that behaves as `options` say.
+    pub(super) fn reader(&self, joined: &Joined, options: &MountRequest) -> Reader {
         let settings = &self.settings.mount;
         let timeout = options.timeout_ms.map_or(settings.timeout.0, Duration::from_millis);
         let limits = ReadLimits {
@@ -108,7 +104,17 @@ impl Node {
             own: Arc::clone(self.sharer.sources()),
             flights: Arc::clone(&joined.flights),
         };
-        let reader = Arc::new(Reader::new(origins, &self.runtime, limits));
+        Reader::new(origins, &self.runtime, limits)
+    }
+
+    async fn bring_up(
+        self: &Arc<Self>,
+        joined: Arc<Joined>,
+        point: PathBuf,
+        options: &MountRequest,
+    ) -> Result<Arc<Mounted>, ControlError> {
+        let settings = &self.settings.mount;
+        let reader = Arc::new(self.reader(&joined, options));
         let config = MountConfig {
             point,
             source: joined.membership.name().to_owned(),

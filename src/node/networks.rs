@@ -1,9 +1,11 @@
 //! The networks that this node is in: of each its membership, its swarm, and what readers need.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -11,7 +13,7 @@ use tokio::sync::watch;
 use super::errors::wrong;
 use super::service::NodeService;
 use super::{Node, blocking};
-use crate::base::ids::{ContentId, NetworkId};
+use crate::base::ids::{ContentId, NetworkId, NodeId};
 use crate::cache::Cache;
 use crate::catalog::entry::Entry;
 use crate::catalog::tree::{TREE_ROOT, ViewTree};
@@ -37,6 +39,7 @@ pub(super) struct Joined {
 
 struct SetUp {
     around: Arc<Around>,
+    service: Weak<NodeService>,
     cache: Arc<Cache>,
     runtime: Handle,
 }
@@ -78,11 +81,29 @@ pub(super) fn around(
 struct Members {
     membership: Arc<Membership>,
     changes: watch::Sender<u64>,
+    service: Weak<NodeService>,
+    me: NodeId,
 }
 
+#[async_trait]
 impl Finder for Members {
     fn sources(&self, content: &ContentId) -> Vec<Arc<dyn PeerLink>> {
         self.membership.sources(content)
+    }
+
+    fn me(&self) -> Option<NodeId> {
+        Some(self.me)
+    }
+
+    fn brought(&self, node: &NodeId, bytes: usize) {
+        let service = self.service.upgrade();
+        if let (Some(link), Some(uploads)) = (self.membership.link(node), service.as_ref().and_then(|s| s.uploads())) {
+            uploads.brought(&*link, bytes);
+        }
+    }
+
+    async fn reach(&self, node: NodeId, addrs: &[SocketAddr], _: &ContentId) -> Option<Arc<dyn PeerLink>> {
+        self.membership.reach_node(node, addrs).await
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -92,8 +113,8 @@ impl Finder for Members {
 
 impl Networks {
     /// Once, before anything is joined.
-    pub fn set_up(&self, around: Arc<Around>, cache: Arc<Cache>, runtime: Handle) {
-        let _ = self.set_up.set(SetUp { around, cache, runtime });
+    pub fn set_up(&self, around: Arc<Around>, service: &Arc<NodeService>, cache: Arc<Cache>, runtime: Handle) {
+        let _ = self.set_up.set(SetUp { around, service: Arc::downgrade(service), cache, runtime });
     }
 
     pub fn get(&self, id: &NetworkId) -> Option<Arc<Joined>> {
@@ -109,7 +130,12 @@ impl Networks {
         let Some(set_up) = self.set_up.get() else { return };
         let Some(membership) = Membership::start(network, Arc::clone(&set_up.around)) else { return };
         let changes = watch::channel(0).0;
-        let finder = Arc::new(Members { membership: Arc::clone(&membership), changes: changes.clone() });
+        let finder = Arc::new(Members {
+            membership: Arc::clone(&membership),
+            changes: changes.clone(),
+            service: Weak::clone(&set_up.service),
+            me: set_up.around.identity.node,
+        });
         let mut holders = membership.holders();
         set_up.runtime.spawn(async move {
             while holders.changed().await.is_ok() {

@@ -42,7 +42,7 @@ impl Flights {
         };
         if first {
             let landing = Landing { flights: Arc::clone(self), key };
-            runtime.spawn_blocking(move || landing.land(work()));
+            runtime.spawn_blocking(move || landing.land(work().as_ref()));
         }
         outcome.await.ok().flatten()
     }
@@ -55,10 +55,10 @@ struct Landing {
 }
 
 impl Landing {
-    fn land(self, outcome: Option<VerifiedChunk>) {
+    fn land(self, outcome: Option<&VerifiedChunk>) {
         for waiter in self.flights.waiting.lock().remove(&self.key).unwrap_or_default() {
             // The reader may have gone.
-            let _ = waiter.send(outcome.clone());
+            let _ = waiter.send(outcome.cloned());
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Settings {
     pub mount: MountSettings,
     /// Sharing.
     pub share: ShareSettings,
+    /// How much of the links to use.
+    pub limits: LimitSettings,
     /// The log.
     pub log: LogSettings,
 }
@@ -88,6 +90,18 @@ pub struct MountSettings {
 pub struct ShareSettings {
     /// Threads that hash; 0: one per core.
     pub threads: usize,
+}
+
+/// `[limits]`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitSettings {
+    /// Bytes per second to all peers together; what the link takes, if not said.
+    pub upload: Option<Size>,
+    /// Bytes per second from all peers together; what the link brings, if not said.
+    pub download: Option<Size>,
+    /// Chunks that are served at once; as many as the rate asks for, if not said.
+    pub upload_slots: Option<usize>,
 }
 
 /// `[log]`

@@ -449,7 +449,7 @@ impl Work {
         if only.is_none() {
             self.shared.set(id, |status| status.skipped = found.skipped);
         }
-        self.hash(id, tasks);
+        self.hash(id, &tasks);
         if let Some(offered) = self.shares.get(&id) {
             let state = match &offered.watched {
                 Ok(()) => ShareState::Watching,
@@ -459,12 +459,12 @@ impl Work {
         }
     }
 
-    fn hash(&mut self, id: u32, tasks: Vec<Task>) {
+    fn hash(&mut self, id: u32, tasks: &[Task]) {
         let total = tasks.iter().map(|task| task.stat.size).sum();
         if !tasks.is_empty() {
             self.shared.set(id, |status| (status.state, status.hashed) = (ShareState::Hashing, (0, total)));
         }
-        let mut rest = tasks.as_slice();
+        let mut rest = tasks;
         while !rest.is_empty() {
             let mut bytes = 0;
             let mut len = 0;

@@ -1,3 +1,5 @@
+//! A share from folder to catalog: what is published when files come, change and go.
+
 use std::fs;
 use std::sync::mpsc::{Receiver, channel};
 

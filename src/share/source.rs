@@ -59,18 +59,21 @@ pub struct Place {
     pub path: ValidPath,
 }
 
+/// Hears of a file that is not what was published.
+type Stale = Box<dyn Fn(&Place) + Send>;
+
 /// Everything that this node can serve from its shares.
 pub struct Sources {
     places: RwLock<HashMap<ContentId, Vec<Place>>>,
     index: Arc<Index>,
     manifests: moka::sync::Cache<ContentId, Arc<Manifest>>,
     open: moka::sync::Cache<(u32, ValidPath, ContentId), Arc<File>>,
-    stale: Mutex<Box<dyn Fn(&Place) + Send>>,
+    stale: Mutex<Stale>,
 }
 
 impl Sources {
     /// Over what `index` knows; nothing is offered yet. `stale` hears of files that are not what was published.
-    pub fn new(index: Arc<Index>, stale: Box<dyn Fn(&Place) + Send>) -> Self {
+    pub fn new(index: Arc<Index>, stale: Stale) -> Self {
         let weigh = |_: &ContentId, manifest: &Arc<Manifest>| (manifest.chunks().len() * 32 + 128) as u32;
         Self {
             places: RwLock::default(),

@@ -1,35 +1,74 @@
 //! The section table of one file: which chunks are still wanted, which source brings which, and what is on its way.
 //!
 //! Invariant: **every wanted chunk is in exactly one of {unassigned, assigned to one section, in flight, verified}.**
-//! [`SectionTable::check`] asserts it; the property tests call it after every step. No I/O, no clock: rates and held
-//! ranges are told, and the table answers [`SectionTable::next`].
+//! A chunk in flight may have been asked of several sources (a hedge); it is in flight once all the same.
+//! `SectionTable::check` asserts it, and the property tests and the simulator call that after every step. No I/O, no
+//! clock: rates and held ranges are told, and the table answers [`SectionTable::next`].
+//!
+//! Two kinds of work lie in one table. *Near*: the window ahead of a streaming reader, given out in short sections so that
+//! they complete in about the order in which they will be read. The rest has no order: it is divided among the sources at
+//! once, in proportion to their rates, and who has finished takes over the far part of the biggest leftover.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
+use super::rarity::{Rarity, ring_first, ring_take};
 use crate::base::chunks::CHUNK;
-use crate::base::ids::NodeId;
 use crate::base::ranges::Ranges;
 
-/// A section is cut to take its source about this long, so that sources finish their sections in about the order in
-/// which a reader wants them, and a source that stalls holds little.
-const SECTION_SECONDS: f64 = 0.05;
-/// Chunks in the smallest and in the largest section that is cut from what nobody has been assigned.
-const SECTION_MIN: u64 = 1;
-const SECTION_MAX: u64 = 64;
-/// A leftover is worth taking over when the new owner starts on it this much sooner (in seconds) than its owner would.
-const TAKEOVER_GAIN: f64 = 0.01;
+/// A section near the reader takes its source about this many seconds: short, so that sources finish in about the
+/// reader's order and one that stalls holds little; long enough that disks and caches read ahead.
+const NEAR_SECONDS: f64 = 0.05;
+/// Chunks in the largest section near the reader.
+const NEAR_MAX: u64 = 32;
+/// Chunks that are taken in a row from a section before it is looked at again for rarer ones.
+const ROW: u64 = 16;
+/// How far (in chunks) a source looks beyond its place in the reader's window for a chunk that is rarer.
+const RARE_REACH: u64 = 64;
+/// Requests for one chunk at once: the first, its hedge, and one more when both turn out to be with sources that stall.
+pub const MAX_ASKERS: usize = 3;
+
+/// A source's place in the table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Slot(pub u32);
+
+/// Who has been asked for a chunk that is in flight.
+#[derive(Clone, Copy, Debug, Default)]
+struct Askers([Option<Slot>; MAX_ASKERS]);
+
+impl Askers {
+    fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.0.iter().flatten().copied()
+    }
+
+    fn add(&mut self, slot: Slot) -> bool {
+        let free = self.0.iter_mut().find(|place| place.is_none());
+        free.map(|place| *place = Some(slot)).is_some()
+    }
+
+    fn remove(&mut self, slot: Slot) -> bool {
+        let place = self.0.iter_mut().find(|place| **place == Some(slot));
+        place.map(|place| *place = None).is_some()
+    }
+}
 
 /// One source, as the table knows it.
 #[derive(Debug, Clone)]
 struct Source {
     /// Chunks that it can bring; `None` means all.
     held: Option<Ranges>,
-    /// What is assigned to it and not asked for yet.
-    section: Ranges,
-    /// Chunks asked of it and not there yet.
-    in_flight: BTreeSet<u64>,
     /// Bytes per second, as last told.
     rate: f64,
+    /// Its section near the reader, and its section of the rest: assigned and not asked for yet.
+    near: Ranges,
+    section: Ranges,
+    /// Chunks in both.
+    assigned: u64,
+    /// The part of `section` that it is working through, and where it goes on after that.
+    row: Range<u64>,
+    cursor: u64,
+    /// Chunks asked of it and not there yet.
+    in_flight: BTreeSet<u64>,
 }
 
 impl Source {
@@ -41,59 +80,161 @@ impl Source {
         self.held.as_ref().map_or_else(|| chunks.clone(), |held| held.intersection(chunks))
     }
 
-    /// Seconds until everything that it has to do is done.
-    fn backlog(&self) -> f64 {
-        (self.section.len() + self.in_flight.len() as u64) as f64 * CHUNK as f64 / self.rate
+    /// Chunks that it has still to bring.
+    fn load(&self) -> f64 {
+        (self.assigned + self.in_flight.len() as u64) as f64
     }
+
+    fn gets(&mut self, near: bool, chunks: &Ranges) {
+        if near { &mut self.near } else { &mut self.section }.union_with(chunks);
+        self.assigned += chunks.len();
+    }
+
+    fn loses(&mut self, chunks: &Ranges) {
+        if self.assigned > 0 {
+            self.near.subtract(chunks);
+            self.section.subtract(chunks);
+            self.assigned = self.near.len() + self.section.len();
+        }
+    }
+}
+
+/// Where in a reader's window a source's next section should lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    /// The reader's head.
+    pub head: u64,
+    /// How many of the unassigned chunks from there on others will have brought by the time this source could bring one.
+    pub rank: u64,
+}
+
+/// What came of a chunk that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Landed {
+    /// True if it was not there before.
+    pub first: bool,
+    /// Others who were asked for it, in vain.
+    pub losers: Vec<Slot>,
 }
 
 /// See the module.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct SectionTable {
-    unassigned: Ranges,
-    urgent: BTreeSet<u64>,
+    /// Unassigned, near a reader and elsewhere.
+    near: Ranges,
+    loose: Ranges,
+    /// Everything not verified that a streaming reader wants soon, in whatever state.
+    soon: Ranges,
+    /// In flight, and not wanted any more.
+    dropped: Ranges,
     verified: Ranges,
-    sources: BTreeMap<NodeId, Source>,
-    /// Who was asked for each chunk in flight.
-    in_flight: BTreeMap<u64, NodeId>,
+    flying: BTreeMap<u64, Askers>,
+    sources: Vec<Option<Source>>,
+    rarity: Rarity,
+    /// Where work without an order begins: other downloaders begin elsewhere.
+    offset: u64,
+    /// A random state, if this node shares what it gets with other downloaders: then it fetches from where they don't.
+    scatter: Option<u64>,
+    generation: u64,
 }
 
 impl SectionTable {
-    /// An empty table: nothing wanted, no sources.
-    pub fn new() -> Self {
-        Self::default()
+    /// An empty table for a file of `chunks` chunks. Work without an order begins at chunk `offset`.
+    pub fn new(chunks: u64, offset: u64) -> Self {
+        Self {
+            near: Ranges::new(),
+            loose: Ranges::new(),
+            soon: Ranges::new(),
+            dropped: Ranges::new(),
+            verified: Ranges::new(),
+            flying: BTreeMap::new(),
+            sources: Vec::new(),
+            rarity: Rarity::new(chunks),
+            offset: offset % chunks.max(1),
+            scatter: None,
+            generation: 0,
+        }
     }
 
-    /// These chunks are wanted from now on. What is known already stays as it is.
-    pub fn want(&mut self, chunks: &Ranges) {
+    /// Other downloaders of the file are known: from now on, jump to parts that none of them has.
+    pub fn scatter(&mut self, seed: u64) {
+        self.scatter.get_or_insert(seed | 1);
+    }
+
+    /// Changes whenever a source that found nothing to do may find something.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn get(&self, slot: Slot) -> Option<&Source> {
+        self.sources.get(slot.0 as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, slot: Slot) -> Option<&mut Source> {
+        self.sources.get_mut(slot.0 as usize)?.as_mut()
+    }
+
+    fn each(&self) -> impl Iterator<Item = (Slot, &Source)> {
+        self.sources.iter().enumerate().filter_map(|(at, source)| Some((Slot(at as u32), source.as_ref()?)))
+    }
+
+    // ---- What is wanted.
+
+    /// What of `chunks` is in no state at all yet.
+    fn unknown(&self, chunks: &Ranges) -> Ranges {
         let mut new = chunks.clone();
-        new.subtract(&self.verified);
-        for source in self.sources.values() {
+        for known in [&self.verified, &self.near, &self.loose] {
+            new.subtract(known);
+        }
+        for source in self.sources.iter().flatten().filter(|source| source.assigned > 0) {
+            new.subtract(&source.near);
             new.subtract(&source.section);
         }
-        for run in chunks.runs() {
-            for (&chunk, _) in self.in_flight.range(run.clone()) {
-                new.remove(chunk..chunk + 1);
-            }
-        }
-        self.unassigned.union_with(&new);
+        let flying = self.flying_in(&new);
+        new.subtract(&flying);
+        new
     }
 
-    /// A reader waits for this chunk: it goes before everything else.
-    pub fn want_now(&mut self, chunk: u64) {
-        self.want(&Ranges::of(chunk..chunk + 1));
-        if !self.verified.contains(chunk) && !self.in_flight.contains_key(&chunk) {
-            self.urgent.insert(chunk);
-        }
+    fn flying_in(&self, chunks: &Ranges) -> Ranges {
+        chunks.runs().iter().flat_map(|run| self.flying.range(run.clone()).map(|(chunk, _)| *chunk)).collect()
     }
 
-    /// These chunks are no longer wanted (the reader went elsewhere). What is in flight stays in flight.
+    /// These chunks are wanted, in no particular order. What is known already stays as it is.
+    pub fn want(&mut self, chunks: &Ranges) {
+        self.dropped.subtract(chunks);
+        let new = self.unknown(chunks);
+        self.loose.union_with(&new);
+        self.generation += 1;
+    }
+
+    /// These chunks will be read soon, the first ones first.
+    pub fn want_near(&mut self, chunks: &Ranges) {
+        self.dropped.subtract(chunks);
+        let mut soon = chunks.clone();
+        soon.subtract(&self.verified);
+        self.soon.union_with(&soon);
+        // What had no order so far leaves its section; what is in flight is on its way already.
+        soon.subtract(&self.flying_in(&soon));
+        for source in self.sources.iter_mut().flatten().filter(|source| source.assigned > 0) {
+            soon.subtract(&source.near);
+            source.section.subtract(&soon);
+            source.assigned = source.near.len() + source.section.len();
+        }
+        self.loose.subtract(&soon);
+        self.near.union_with(&soon);
+        self.generation += 1;
+    }
+
+    /// These chunks are no longer wanted. What is in flight stays in flight, and is not asked for again.
     pub fn unwant(&mut self, chunks: &Ranges) {
-        self.unassigned.subtract(chunks);
-        for source in self.sources.values_mut() {
-            source.section.subtract(chunks);
+        self.near.subtract(chunks);
+        self.loose.subtract(chunks);
+        self.soon.subtract(chunks);
+        for source in self.sources.iter_mut().flatten() {
+            source.loses(chunks);
         }
-        self.urgent.retain(|chunk| !chunks.contains(*chunk));
+        let flying = self.flying_in(chunks);
+        self.dropped.union_with(&flying);
     }
 
     /// Forgets that these were verified: they have left the cache and may be wanted again.
@@ -101,176 +242,399 @@ impl SectionTable {
         self.verified.subtract(chunks);
     }
 
-    /// A source is there, or what it holds has changed. `None`: it holds everything.
-    pub fn source(&mut self, node: NodeId, held: Option<Ranges>, rate: f64) {
-        let rate = rate.max(1.0);
-        match self.sources.get_mut(&node) {
-            None => {
-                let source = Source { held, section: Ranges::new(), in_flight: BTreeSet::new(), rate };
-                self.sources.insert(node, source);
+    // ---- Sources.
+
+    /// A source is there, or what it holds has changed. `None`: it holds everything. `rate`: bytes per second.
+    pub fn source(&mut self, slot: Slot, held: Option<Ranges>, rate: f64) {
+        let at = slot.0 as usize;
+        if self.sources.len() <= at {
+            self.sources.resize_with(at + 1, || None);
+        }
+        self.generation += 1;
+        let cursor = self.offset;
+        let Some(source) = &mut self.sources[at] else {
+            if let Some(held) = &held {
+                self.rarity.add(held);
             }
-            Some(source) => {
-                source.rate = rate;
-                source.held = held;
-                let keeps = source.can_bring(&source.section);
-                let mut loses = std::mem::replace(&mut source.section, keeps);
-                loses.subtract(&source.section);
-                self.unassigned.union_with(&loses);
-            }
+            let (near, section, row, in_flight) = (Ranges::new(), Ranges::new(), 0..0, BTreeSet::new());
+            let rate = rate.max(1.0);
+            self.sources[at] = Some(Source { held, rate, near, section, assigned: 0, row, cursor, in_flight });
+            return;
+        };
+        source.rate = rate.max(1.0);
+        if let Some(before) = &source.held {
+            self.rarity.remove(before);
+        }
+        if let Some(held) = &held {
+            self.rarity.add(held);
+            let (mut near, mut section) = (source.near.clone(), source.section.clone());
+            near.subtract(held);
+            section.subtract(held);
+            source.loses(&near);
+            source.loses(&section);
+            self.near.union_with(&near);
+            self.loose.union_with(&section);
+        }
+        source.held = held;
+    }
+
+    /// The source holds these too.
+    pub fn holds_more(&mut self, slot: Slot, more: &Ranges) {
+        let Some(source) = self.sources.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
+        let Some(held) = &mut source.held else { return };
+        let mut new = more.clone();
+        new.subtract(held);
+        if !new.is_empty() {
+            held.union_with(&new);
+            self.rarity.add(&new);
+            self.generation += 1;
         }
     }
 
-    /// The source's measured rate, in bytes per second.
-    pub fn rate(&mut self, node: NodeId, rate: f64) {
-        if let Some(source) = self.sources.get_mut(&node) {
+    /// The source's rate, in bytes per second.
+    pub fn rate(&mut self, slot: Slot, rate: f64) {
+        if let Some(source) = self.get_mut(slot) {
             source.rate = rate.max(1.0);
         }
     }
 
-    /// The source is gone: what it had to bring is free again, in flight or not.
-    pub fn source_gone(&mut self, node: NodeId) {
-        let Some(source) = self.sources.remove(&node) else { return };
-        self.unassigned.union_with(&source.section);
-        for chunk in source.in_flight {
-            self.in_flight.remove(&chunk);
-            self.unassigned.insert(chunk..chunk + 1);
+    /// The source is gone: what it had to bring is free again, in flight or not. Returns what was in flight from it.
+    pub fn gone(&mut self, slot: Slot) -> Vec<u64> {
+        self.release(slot);
+        let in_flight: Vec<u64> =
+            self.get(slot).map(|source| source.in_flight.iter().copied().collect()).unwrap_or_default();
+        for &chunk in &in_flight {
+            self.failed(chunk, slot);
         }
+        if let Some(held) = self.sources.get_mut(slot.0 as usize).and_then(Option::take).and_then(|source| source.held)
+        {
+            self.rarity.remove(&held);
+        }
+        in_flight
     }
 
     /// The source stays, but its section goes back (it was late).
-    pub fn release_section(&mut self, node: NodeId) {
-        if let Some(source) = self.sources.get_mut(&node) {
-            let section = std::mem::take(&mut source.section);
-            self.unassigned.union_with(&section);
-        }
+    pub fn release(&mut self, slot: Slot) {
+        let Some(source) = self.sources.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
+        self.near.union_with(&std::mem::take(&mut source.near));
+        self.loose.union_with(&std::mem::take(&mut source.section));
+        source.assigned = 0;
+        self.generation += 1;
     }
 
-    /// The next chunk to ask of `node`; it is in flight from now on. `None`: nothing that this source could bring.
-    pub fn next(&mut self, node: NodeId) -> Option<u64> {
-        let chunk = self
-            .take_urgent(node)
-            .or_else(|| self.take_own(node))
-            .or_else(|| if self.cut(node) || self.take_over(node) { self.take_own(node) } else { None })?;
-        self.urgent.remove(&chunk);
-        self.in_flight.insert(chunk, node);
-        self.sources.get_mut(&node)?.in_flight.insert(chunk);
+    // ---- Giving out.
+
+    /// The next chunk to ask of `slot`; it is in flight from now on. `place`: where near a reader its next section
+    /// should lie (`None`: it should bring nothing near a reader). Of the work that has no order it gets something
+    /// only if `free`. `None`: nothing that this source could bring.
+    pub fn next(&mut self, slot: Slot, place: Option<Place>, free: bool) -> Option<u64> {
+        let chunk = self.take_near(slot, place).or_else(|| if free { self.take_free(slot) } else { None })?;
+        self.fly(chunk, slot);
         Some(chunk)
     }
 
-    /// An urgent chunk, wherever it is assigned: the reader waits for it and this source is free now.
-    fn take_urgent(&mut self, node: NodeId) -> Option<u64> {
-        let source = self.sources.get(&node)?;
-        let chunk = *self.urgent.iter().find(|chunk| source.holds(**chunk))?;
-        self.unassigned.remove(chunk..chunk + 1);
-        for source in self.sources.values_mut() {
-            source.section.remove(chunk..chunk + 1);
+    fn take_near(&mut self, slot: Slot, place: Option<Place>) -> Option<u64> {
+        if self.get(slot)?.near.is_empty() {
+            let place = place?;
+            if !(self.cut_near(slot, place) || self.take_over(slot, true)) {
+                return None;
+            }
         }
+        let source = self.get_mut(slot)?;
+        let chunk = source.near.first()?;
+        source.near.remove(chunk..chunk + 1);
+        source.assigned -= 1;
         Some(chunk)
     }
 
-    fn take_own(&mut self, node: NodeId) -> Option<u64> {
-        let source = self.sources.get_mut(&node)?;
-        let chunk = source.section.first()?;
+    fn take_free(&mut self, slot: Slot) -> Option<u64> {
+        if self.get(slot)?.section.is_empty() && !(self.cut(slot) || self.take_over(slot, false)) {
+            return None;
+        }
+        self.find_row(slot);
+        let source = self.get_mut(slot)?;
+        let chunk = source.row.next()?;
+        source.cursor = chunk + 1;
         source.section.remove(chunk..chunk + 1);
+        source.assigned -= 1;
         Some(chunk)
     }
 
-    /// Cuts a section for `node` from the first run that nobody has been assigned and that it holds.
-    fn cut(&mut self, node: NodeId) -> bool {
-        let Some(source) = self.sources.get_mut(&node) else { return false };
-        let available = source.can_bring(&self.unassigned);
-        let Some(run) = available.runs().first() else { return false };
-        let len = ((source.rate * SECTION_SECONDS / CHUNK as f64).round() as u64).clamp(SECTION_MIN, SECTION_MAX);
-        let section = run.start..run.end.min(run.start + len);
-        self.unassigned.remove(section.clone());
-        source.section.insert(section);
+    /// Makes sure that the source's row begins with a chunk of its section (which is not empty): the rarest that it
+    /// has, going on where it was.
+    fn find_row(&mut self, slot: Slot) {
+        let Some(source) = self.sources[slot.0 as usize].as_mut() else { return };
+        if !source.row.is_empty() && source.section.contains(source.row.start) {
+            return;
+        }
+        let rarest = self.rarity.rarest(&source.section);
+        let mut row = ring_first(&rarest, source.cursor).unwrap_or(0..0);
+        if let Some(state) = &mut self.scatter
+            && row.start != source.cursor
+            && let Some(widest) = rarest.runs().iter().max_by_key(|run| run.end - run.start)
+        {
+            // The chunks beside what a downloader holds are those that it is about to fetch. So go somewhere into the
+            // widest gap, not to its edge, and not where yet another downloader would go.
+            let width = widest.end - widest.start;
+            row = widest.start + width / 4 + random(state) % (width / 2 + 1)..widest.end;
+            row.start = row.start.min(widest.end - 1);
+        }
+        source.row = row.start..row.end.min(row.start + ROW);
+    }
+
+    /// Cuts a short section for `slot` from what is unassigned near the reader.
+    fn cut_near(&mut self, slot: Slot, place: Place) -> bool {
+        let Some(source) = self.sources[slot.0 as usize].as_mut() else { return false };
+        let available = source.can_bring(&self.near);
+        let count = available.len();
+        if count == 0 {
+            return false;
+        }
+        let mut at = nth_from(&available, place.head, place.rank);
+        let len = ((source.rate * NEAR_SECONDS / CHUNK as f64).round() as u64).clamp(1, NEAR_MAX);
+        if let Some(state) = &mut self.scatter
+            && count > 2 * len
+        {
+            at = nth_from(&available, 0, random(state) % count);
+        }
+        let mut run = ring_first(&available, at).unwrap_or(0..0);
+        if !self.rarity.is_flat() {
+            for level in self.rarity.levels() {
+                let rare = available.intersection(level);
+                let reachable = ring_first(&rare, at).filter(|rare| rare.start >= at && rare.start < at + RARE_REACH);
+                if let Some(rare) = reachable {
+                    run = rare;
+                    break;
+                }
+            }
+        }
+        let section = Ranges::of(run.start..run.end.min(run.start + len));
+        self.near.subtract(&section);
+        source.gets(true, &section);
         true
     }
 
-    /// Takes over the far part of the leftover section that would take its owner longest, in proportion to the rates.
-    fn take_over(&mut self, node: NodeId) -> bool {
-        let Some(taker) = self.sources.get(&node) else { return false };
-        let (mut best, mut best_time) = (None, taker.backlog() + TAKEOVER_GAIN);
-        for (&owner, source) in self.sources.iter().filter(|(owner, _)| **owner != node) {
-            let available = taker.can_bring(&source.section);
-            if !available.is_empty() && source.backlog() > best_time {
-                best_time = source.backlog();
-                best = Some((owner, available, source.rate));
-            }
+    /// Cuts a section for `slot` from what nobody has been assigned: its share among the sources that have none.
+    fn cut(&mut self, slot: Slot) -> bool {
+        if self.loose.is_empty() {
+            return false;
         }
-        let Some((owner, available, owner_rate)) = best else { return false };
-        let share = taker.rate / (taker.rate + owner_rate);
-        let mut take = ((available.len() as f64 * share).round() as u64).clamp(1, available.len());
-        let mut taken = Ranges::new();
-        for run in available.runs().iter().rev() {
-            let from = run.end - take.min(run.end - run.start);
-            taken.insert(from..run.end);
-            take -= run.end - from;
-            if take == 0 {
+        let Some(source) = self.get(slot) else { return false };
+        let available = source.can_bring(&self.loose);
+        if available.is_empty() {
+            return false;
+        }
+        let rates: f64 =
+            self.sources.iter().flatten().filter(|other| other.section.is_empty()).map(|other| other.rate).sum();
+        let share = (available.len() as f64 * source.rate / rates).ceil() as u64;
+        let mut left = share.clamp(1, available.len());
+        let mut section = Ranges::new();
+        // Its cursor leads to where the one before it was cut off.
+        let from = self.offset;
+        for level in self.rarity.levels() {
+            let part = if self.rarity.is_flat() { available.clone() } else { available.intersection(level) };
+            let part = ring_take(&part, from, left, false);
+            left -= part.len();
+            section.union_with(&part);
+            if left == 0 {
                 break;
             }
         }
-        if let Some(owner) = self.sources.get_mut(&owner) {
-            owner.section.subtract(&taken);
-        }
-        if let Some(taker) = self.sources.get_mut(&node) {
-            taker.section.union_with(&taken);
+        self.loose.subtract(&section);
+        let start = ring_first(&section, from).map_or(from, |run| run.start);
+        if let Some(source) = self.get_mut(slot) {
+            source.cursor = start;
+            source.gets(false, &section);
         }
         true
     }
 
-    /// `node` brought `chunk` and it was verified. False if nobody waited for it any more.
-    pub fn verified(&mut self, chunk: u64, node: NodeId) -> bool {
-        if !self.land(chunk, node) && self.verified.contains(chunk) {
-            return false;
+    /// Takes over the far part of the leftover that would take its owner longest, so that both end at the same time.
+    fn take_over(&mut self, slot: Slot, near: bool) -> bool {
+        let Some(taker) = self.get(slot) else { return false };
+        let (load, rate) = (taker.load(), taker.rate);
+        let time = (load + 1.0) / rate;
+        let leftover = |source: &Source| !(if near { &source.near } else { &source.section }).is_empty();
+        let mut owners: Vec<(f64, Slot)> = self
+            .each()
+            .filter(|(owner, source)| *owner != slot && leftover(source))
+            .map(|(owner, source)| (source.load() / source.rate, owner))
+            .filter(|(ends, _)| *ends > time)
+            .collect();
+        owners.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        for (_, owner_slot) in owners {
+            let (Some(owner), Some(taker)) = (self.get(owner_slot), self.get(slot)) else { continue };
+            let available = taker.can_bring(if near { &owner.near } else { &owner.section });
+            if available.is_empty() {
+                continue;
+            }
+            let even = (owner.load() * rate - load * owner.rate) / (rate + owner.rate);
+            let mut left = (even.floor().max(1.0) as u64).min(available.len());
+            let mut taken = Ranges::new();
+            // First what most others hold too: the rest is what its owner is needed for.
+            for level in self.rarity.levels().iter().rev() {
+                let part = if self.rarity.is_flat() { available.clone() } else { available.intersection(level) };
+                let part = ring_take(&part, if near { 0 } else { owner.cursor }, left, true);
+                left -= part.len();
+                taken.union_with(&part);
+                if left == 0 {
+                    break;
+                }
+            }
+            if let Some(owner) = self.get_mut(owner_slot) {
+                owner.loses(&taken);
+            }
+            if let Some(taker) = self.get_mut(slot) {
+                taker.gets(near, &taken);
+            }
+            return true;
         }
-        // It may have been released and assigned anew meanwhile: wherever it is, it is here now.
-        self.unassigned.remove(chunk..chunk + 1);
-        self.urgent.remove(&chunk);
-        for source in self.sources.values_mut() {
-            source.section.remove(chunk..chunk + 1);
-        }
-        if let Some(other) = self.in_flight.remove(&chunk)
-            && let Some(other) = self.sources.get_mut(&other)
-        {
-            other.in_flight.remove(&chunk);
-        }
-        self.verified.insert_one(chunk)
+        false
     }
 
-    /// `node` did not bring `chunk`; it is free again. `urgent`: a reader waits for it.
-    pub fn failed(&mut self, chunk: u64, node: NodeId, urgent: bool) {
-        if self.land(chunk, node) {
-            self.unassigned.insert(chunk..chunk + 1);
-            if urgent {
-                self.urgent.insert(chunk);
+    /// A newcomer gets its share of everything at once, cut out of what the others have left.
+    pub fn welcome(&mut self, slot: Slot) {
+        let mut rounds = self.sources.len();
+        while rounds > 0 && (self.cut(slot) || self.take_over(slot, false)) {
+            rounds -= 1;
+        }
+    }
+
+    /// Asks `chunk` of `slot` whatever its state: before its turn, or as a hedge. False if that is not possible: verified
+    /// or asked of it already, asked of too many, not held.
+    pub fn take(&mut self, chunk: u64, slot: Slot) -> bool {
+        if self.verified.contains(chunk) || !self.get(slot).is_some_and(|source| source.holds(chunk)) {
+            return false;
+        }
+        if let Some(askers) = self.flying.get(&chunk) {
+            if askers.0.contains(&Some(slot)) || !askers.0.contains(&None) {
+                return false;
+            }
+        } else {
+            self.pull(chunk);
+        }
+        self.fly(chunk, slot);
+        true
+    }
+
+    /// Takes `chunk` out of whatever state it waits in.
+    fn pull(&mut self, chunk: u64) {
+        let one = chunk..chunk + 1;
+        self.near.remove(one.clone());
+        self.loose.remove(one.clone());
+        for source in self.sources.iter_mut().flatten().filter(|source| source.assigned > 0) {
+            if source.near.contains(chunk) || source.section.contains(chunk) {
+                source.loses(&Ranges::of(one));
+                break;
             }
         }
     }
 
-    /// Takes `chunk` out of flight if it was in flight from `node`.
-    fn land(&mut self, chunk: u64, node: NodeId) -> bool {
-        let flew = self.in_flight.get(&chunk) == Some(&node);
-        if flew {
-            self.in_flight.remove(&chunk);
-            if let Some(source) = self.sources.get_mut(&node) {
+    fn fly(&mut self, chunk: u64, slot: Slot) {
+        if self.flying.entry(chunk).or_default().add(slot)
+            && let Some(source) = self.get_mut(slot)
+        {
+            source.in_flight.insert(chunk);
+        }
+    }
+
+    // ---- What comes of it.
+
+    /// `chunk` was verified.
+    pub fn landed(&mut self, chunk: u64, from: Slot) -> Landed {
+        let askers = self.flying.remove(&chunk);
+        let losers = askers.iter().flat_map(Askers::iter).filter(|slot| *slot != from).collect();
+        for slot in askers.iter().flat_map(Askers::iter) {
+            if let Some(source) = self.get_mut(slot) {
                 source.in_flight.remove(&chunk);
             }
         }
-        flew
+        if askers.is_none() {
+            // It may have been released, and assigned anew, before it came after all.
+            self.pull(chunk);
+        }
+        self.soon.remove(chunk..chunk + 1);
+        self.dropped.remove(chunk..chunk + 1);
+        Landed { first: self.verified.insert_one(chunk), losers }
     }
 
-    /// How many chunks are in flight from `node`.
-    pub fn in_flight_of(&self, node: NodeId) -> usize {
-        self.sources.get(&node).map_or(0, |source| source.in_flight.len())
+    /// `slot` did not bring `chunk`. If it was asked of nobody else, it is free again.
+    pub fn failed(&mut self, chunk: u64, slot: Slot) {
+        let Some(askers) = self.flying.get_mut(&chunk) else { return };
+        if !askers.remove(slot) {
+            return;
+        }
+        let last = askers.iter().next().is_none();
+        if let Some(source) = self.get_mut(slot) {
+            source.in_flight.remove(&chunk);
+        }
+        if last {
+            self.flying.remove(&chunk);
+            if self.soon.contains(chunk) {
+                self.near.insert(chunk..chunk + 1);
+            } else if self.dropped.contains(chunk) {
+                self.dropped.remove(chunk..chunk + 1);
+            } else {
+                self.loose.insert(chunk..chunk + 1);
+            }
+            self.generation += 1;
+        }
     }
 
-    /// What `node` still has to bring: its section and what is in flight from it.
-    pub fn section_of(&self, node: NodeId) -> Ranges {
-        let Some(source) = self.sources.get(&node) else { return Ranges::new() };
+    // ---- Questions.
+
+    /// Who was asked for `chunk`.
+    pub fn askers(&self, chunk: u64) -> impl Iterator<Item = Slot> + '_ {
+        self.flying.get(&chunk).into_iter().flat_map(Askers::iter)
+    }
+
+    /// Chunks in flight that nobody wants any more.
+    pub fn dropped(&self) -> &Ranges {
+        &self.dropped
+    }
+
+    /// How many chunks are in flight.
+    pub fn in_flight(&self) -> usize {
+        self.flying.len()
+    }
+
+    /// How many chunks near the reader are unassigned.
+    pub fn near_unassigned(&self) -> u64 {
+        self.near.len()
+    }
+
+    /// True if a reader wants `chunk` soon and it is not verified.
+    pub fn is_near(&self, chunk: u64) -> bool {
+        self.soon.contains(chunk)
+    }
+
+    /// Everything not verified that readers want soon.
+    pub fn soon(&self) -> &Ranges {
+        &self.soon
+    }
+
+    /// What `slot` still has to bring: its section and what is in flight from it.
+    pub fn section_of(&self, slot: Slot) -> Ranges {
+        let Some(source) = self.get(slot) else { return Ranges::new() };
         let mut all = source.section.clone();
+        all.union_with(&source.near);
         all.union_with(&source.in_flight.iter().copied().collect());
         all
+    }
+
+    /// What is known to be held by `slot`; `None` means all.
+    pub fn held(&self, slot: Slot) -> Option<&Ranges> {
+        self.get(slot)?.held.as_ref()
+    }
+
+    /// True if `slot` is a source that holds `chunk`.
+    pub fn holds(&self, slot: Slot, chunk: u64) -> bool {
+        self.get(slot).is_some_and(|source| source.holds(chunk))
+    }
+
+    /// True if some source holds `chunk`.
+    pub fn can_come(&self, chunk: u64) -> bool {
+        self.sources.iter().flatten().any(|source| source.holds(chunk))
     }
 
     /// Everything that has been verified.
@@ -280,54 +644,74 @@ impl SectionTable {
 
     /// True if something is wanted and not verified.
     pub fn is_busy(&self) -> bool {
-        !self.unassigned.is_empty()
-            || !self.in_flight.is_empty()
-            || self.sources.values().any(|source| !source.section.is_empty())
+        !self.near.is_empty()
+            || !self.loose.is_empty()
+            || !self.flying.is_empty()
+            || self.sources.iter().flatten().any(|source| source.assigned > 0)
     }
 
-    /// True if `chunk` is wanted (or verified) in this table, in any state.
-    pub fn knows(&self, chunk: u64) -> bool {
-        self.verified.contains(chunk)
-            || self.unassigned.contains(chunk)
-            || self.in_flight.contains_key(&chunk)
-            || self.sources.values().any(|source| source.section.contains(chunk))
-    }
-
-    /// True if some source could bring `chunk`.
-    pub fn can_come(&self, chunk: u64) -> bool {
-        self.sources.values().any(|source| source.holds(chunk))
-    }
-
-    /// The nodes that the table knows as sources.
-    pub fn sources(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.sources.keys().copied()
-    }
-
-    /// Asserts the invariant.
+    /// Asserts the invariant, and that what is wanted or verified is exactly `known` (if given).
     #[cfg(test)]
-    pub fn check(&self) {
-        let mut seen = self.unassigned.clone();
-        let mut add = |part: &Ranges, what: &str| {
-            assert!(seen.intersection(part).is_empty(), "{what} overlaps another state");
+    pub fn check(&self, known: Option<&Ranges>) {
+        let mut seen = self.near.clone();
+        let mut total = seen.len();
+        let mut add = |part: &Ranges| {
             seen.union_with(part);
+            total += part.len();
+            assert_eq!(seen.len(), total, "a chunk is in two states: {part:?}");
         };
-        add(&self.verified, "verified");
-        for source in self.sources.values() {
-            add(&source.section, "a section");
-            assert_eq!(source.can_bring(&source.section), source.section, "a section that its source does not hold");
-        }
-        let flying: Ranges = self.in_flight.keys().copied().collect();
-        add(&flying, "in flight");
-        for (node, source) in &self.sources {
-            for chunk in &source.in_flight {
-                assert_eq!(self.in_flight.get(chunk), Some(node), "in flight from two");
+        add(&self.loose);
+        add(&self.verified);
+        for source in self.sources.iter().flatten() {
+            if source.assigned > 0 {
+                add(&source.near);
+                add(&source.section);
+            }
+            assert_eq!(source.assigned, source.near.len() + source.section.len(), "a section is counted wrong");
+            for section in [&source.near, &source.section] {
+                assert_eq!(source.can_bring(section), *section, "a section that its source does not hold");
             }
         }
-        for (chunk, node) in &self.in_flight {
-            assert!(self.sources[node].in_flight.contains(chunk), "in flight from nobody");
+        let flying: Ranges = self.flying.keys().copied().collect();
+        add(&flying);
+        let mut asked = 0;
+        for (chunk, askers) in &self.flying {
+            assert!(askers.iter().next().is_some(), "in flight from nobody");
+            for slot in askers.iter() {
+                assert!(self.get(slot).is_some_and(|source| source.in_flight.contains(chunk)), "asked of a stranger");
+                asked += 1;
+            }
         }
-        for chunk in &self.urgent {
-            assert!(seen.contains(*chunk) && !self.verified.contains(*chunk), "urgent and not wanted");
+        assert_eq!(asked, self.sources.iter().flatten().map(|source| source.in_flight.len()).sum::<usize>());
+        assert_eq!(self.soon.intersection(&self.verified), Ranges::new(), "wanted soon and verified");
+        assert_eq!(self.dropped.intersection(&flying), self.dropped, "dropped and not in flight");
+        if let Some(known) = known {
+            seen.subtract(&self.dropped);
+            assert_eq!(seen, *known, "a wanted chunk was lost, or one that nobody wants is there");
         }
     }
+}
+
+/// Member number `n` of those of `set` that are at or after `from`; the last one if there are no so many, the first one
+/// of all if there are none there.
+fn nth_from(set: &Ranges, from: u64, mut n: u64) -> u64 {
+    let runs = set.runs();
+    let mut last = None;
+    for run in &runs[runs.partition_point(|run| run.end <= from)..] {
+        let start = run.start.max(from);
+        if n < run.end - start {
+            return start + n;
+        }
+        n -= run.end - start;
+        last = Some(run.end - 1);
+    }
+    last.or(set.first()).unwrap_or(0)
+}
+
+/// Xorshift: any spread will do, and the same seed must give the same plan.
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
 }

@@ -1,28 +1,53 @@
-//! All transfers of a node: one per file that is being read, shared by its readers, told when sources come and go.
+//! All transfers of a node: one per file that is being read, shared by its readers, told when sources come and go, and
+//! what their peers have in common: who lied, how fast they are, who downloads what.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::downloaders::{Companion, Downloaders, MAX_ADDRS, MAX_TOLD};
+use super::quarantine::{Quarantine, QuarantineReport};
 use super::report::TransferReport;
-use super::transfer::{Transfer, TransferUse};
-use crate::base::ids::ContentId;
+use super::transfer::{Transfer, TransferUse, now};
+use crate::base::ids::{ContentId, NodeId};
+use crate::base::ranges::Ranges;
 use crate::base::tree::{Proof, VerifiedChunk};
 use crate::cache::Cache;
-use crate::net::link::PeerLink;
+use crate::net::link::{PeerAddr, PeerLink};
+use crate::wire::message::{Downloader, Notice};
 
 /// Ended transfers that `transfers` still tells of.
 const HISTORY: usize = 64;
+/// Peers whose last rate is remembered, so that the next transfer need not begin with a guess.
+const RATES: usize = 1024;
 
 /// Who has a file. Implemented where catalogs and live sessions meet.
+#[async_trait]
 pub trait Finder: Send + Sync {
-    /// Sessions to the live peers that offer `content`.
+    /// Sessions to the live peers that offer `content`, whole.
     fn sources(&self, content: &ContentId) -> Vec<Arc<dyn PeerLink>>;
     /// Changes whenever the answer of [`Finder::sources`] may have changed for any content.
     fn changes(&self) -> watch::Receiver<u64>;
+    /// This node. Downloads without a reader begin elsewhere in the file on each node.
+    fn me(&self) -> Option<NodeId> {
+        None
+    }
+    /// `node` brought `bytes` that were verified. Called for each chunk: must be quick.
+    fn brought(&self, node: &NodeId, bytes: usize) {
+        let _ = (node, bytes);
+    }
+    /// A session to `node`, which is said to be reachable at `addrs` and to download `content`: one that is open, or a
+    /// new one, which must belong to the network in which the content is shared. `None` if that can't be had soon.
+    async fn reach(&self, node: NodeId, addrs: &[SocketAddr], content: &ContentId) -> Option<Arc<dyn PeerLink>> {
+        let _ = (node, addrs, content);
+        None
+    }
 }
 
 /// Where verified chunks go and come back from.
@@ -49,12 +74,17 @@ impl Keep for Cache {
     }
 }
 
-/// What transfers need of their surroundings.
+/// What transfers need of their surroundings, and share.
 pub(super) struct Surroundings {
     pub finder: Arc<dyn Finder>,
     pub keep: Arc<dyn Keep>,
     pub runtime: Handle,
     pub history: Mutex<VecDeque<TransferReport>>,
+    pub quarantine: Mutex<Quarantine>,
+    downloaders: Mutex<Downloaders<Weak<dyn PeerLink>>>,
+    rates: Mutex<BTreeMap<NodeId, f64>>,
+    /// Stands in for a node id where there is none.
+    chance: u64,
 }
 
 impl Surroundings {
@@ -62,6 +92,37 @@ impl Surroundings {
         let mut history = self.history.lock();
         history.truncate(HISTORY - 1);
         history.push_front(report);
+    }
+
+    pub fn remember_rate(&self, node: NodeId, rate: f64) {
+        let mut rates = self.rates.lock();
+        if rates.len() >= RATES && !rates.contains_key(&node) {
+            rates.pop_first();
+        }
+        rates.insert(node, rate);
+    }
+
+    pub fn rate(&self, node: NodeId) -> Option<f64> {
+        self.rates.lock().get(&node).copied()
+    }
+
+    pub fn bars(&self, node: NodeId, content: &ContentId, now: Instant) -> bool {
+        self.quarantine.lock().bars(node, content, now)
+    }
+
+    /// Where this node begins with a file, and how it goes on: another number on each node.
+    pub fn seed(&self, content: &ContentId) -> u64 {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.finder.me().as_ref().map_or(&self.chance.to_le_bytes()[..], |me| &me.0));
+        hasher.update(&content.root.0);
+        let hash = hasher.finalize();
+        u64::from_le_bytes(*hash.as_bytes().first_chunk().unwrap_or(&[0; 8]))
+    }
+
+    pub fn downloader_links(&self, content: &ContentId, now: Instant) -> Vec<(NodeId, Arc<dyn PeerLink>)> {
+        let links = self.downloaders.lock().links(content, now);
+        let live = links.into_iter().filter_map(|(node, link)| Some((node, link.upgrade()?)));
+        live.filter(|(_, link)| !link.is_closed()).collect()
     }
 }
 
@@ -75,8 +136,17 @@ impl Swarm {
     /// A swarm that finds sources by `finder` and gives what it fetched to `keep`. Its tasks run on `runtime`.
     pub fn new(finder: Arc<dyn Finder>, keep: Arc<dyn Keep>, runtime: &Handle) -> Arc<Self> {
         let mut changes = finder.changes();
-        let surroundings =
-            Arc::new(Surroundings { finder, keep, runtime: runtime.clone(), history: Mutex::new(VecDeque::new()) });
+        let surroundings = Arc::new(Surroundings {
+            finder,
+            keep,
+            runtime: runtime.clone(),
+            history: Mutex::default(),
+            quarantine: Mutex::default(),
+            downloaders: Mutex::default(),
+            rates: Mutex::default(),
+            // No harm in the same number twice: two nodes would begin a download at the same place.
+            chance: getrandom::u64().unwrap_or(0),
+        });
         let swarm = Arc::new(Self { surroundings, transfers: Mutex::new(HashMap::new()) });
         let weak = Arc::downgrade(&swarm);
         runtime.spawn(async move {
@@ -102,11 +172,19 @@ impl Swarm {
         drop(transfers);
         let joined = TransferUse::new(transfer);
         joined.transfer().refresh();
+        // Who downloads the same file from here may have what this node wants.
+        for (_, link) in self.surroundings.downloader_links(&content, now()) {
+            joined.transfer().add_downloader(&link, &Ranges::new());
+        }
         joined
     }
 
     fn live(&self) -> Vec<Arc<Transfer>> {
         self.transfers.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn get(&self, content: &ContentId) -> Option<Arc<Transfer>> {
+        self.transfers.lock().get(content).and_then(Weak::upgrade)
     }
 
     /// Every transfer that is open or ended not long ago, the newest first.
@@ -116,4 +194,77 @@ impl Swarm {
         reports.extend(self.surroundings.history.lock().iter().cloned());
         reports
     }
+
+    /// Peers that sent what honest ones can't send.
+    pub fn quarantine(&self) -> Vec<QuarantineReport> {
+        self.surroundings.quarantine.lock().reports(now())
+    }
+
+    // ---- Downloaders that serve each other.
+
+    /// The peer opens `content` here or asks for chunks of it: call at each such request, it is cheap. A new one is told
+    /// about the others, and they about it; if this node fetches the same file, it becomes a source.
+    pub fn downloader(&self, link: &Arc<dyn PeerLink>, content: ContentId) {
+        let (node, now) = (link.node(), now());
+        let addrs = tcp(link.addrs());
+        let (others, new) = {
+            let mut downloaders = self.surroundings.downloaders.lock();
+            if !downloaders.seen(content, node, &addrs, &Arc::downgrade(link), now) {
+                return;
+            }
+            (downloaders.companions(&content, node, now), Downloader { node, addrs })
+        };
+        if !others.is_empty() {
+            for (other, other_link) in self.surroundings.downloader_links(&content, now) {
+                if other != node {
+                    other_link.notify(Notice::Downloaders { content, nodes: vec![new.clone()] });
+                }
+            }
+            let nodes = others.into_iter().map(|(node, addrs)| Downloader { node, addrs }).collect();
+            link.notify(Notice::Downloaders { content, nodes });
+        }
+        if let Some(transfer) = self.get(&content) {
+            transfer.add_downloader(link, &Ranges::new());
+        }
+    }
+
+    /// The downloaders of `content` that `except` should know of.
+    pub fn companions(&self, content: &ContentId, except: NodeId) -> Vec<Companion> {
+        self.surroundings.downloaders.lock().companions(content, except, now())
+    }
+
+    /// A session is over.
+    pub fn disconnected(&self, node: NodeId) {
+        self.surroundings.downloaders.lock().gone(node);
+    }
+
+    /// A peer said ([`Notice::Held`]) that it holds these, too, of `content`.
+    pub fn heard_held(&self, link: &Arc<dyn PeerLink>, content: &ContentId, held: &Ranges) {
+        if let Some(transfer) = self.get(content) {
+            transfer.add_downloader(link, held);
+        }
+    }
+
+    /// A source said ([`Notice::Downloaders`]) who else downloads `content`. Those become sources, if they can be reached.
+    pub fn heard_downloaders(self: &Arc<Self>, content: ContentId, nodes: Vec<Downloader>) {
+        let Some(transfer) = self.get(&content) else { return };
+        let me = self.surroundings.finder.me();
+        for Downloader { node, mut addrs } in nodes.into_iter().take(MAX_TOLD) {
+            addrs.truncate(MAX_ADDRS);
+            if Some(node) == me || transfer.knows(node) {
+                continue;
+            }
+            let (transfer, around) = (Arc::downgrade(&transfer), Arc::clone(&self.surroundings));
+            self.surroundings.runtime.spawn(async move {
+                let link = around.finder.reach(node, &addrs, &content).await;
+                if let Some((link, transfer)) = link.filter(|link| link.node() == node).zip(transfer.upgrade()) {
+                    transfer.add_downloader(&link, &Ranges::new());
+                }
+            });
+        }
+    }
+}
+
+fn tcp(addrs: &[PeerAddr]) -> Vec<SocketAddr> {
+    addrs.iter().map(|PeerAddr::Tcp(addr)| *addr).take(MAX_ADDRS).collect()
 }

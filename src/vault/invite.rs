@@ -80,7 +80,7 @@ mod tests {
         fn damage_is_noticed(at: prop::sample::Index, to in "[a-z2-7]") {
             let line = write(&network());
             let at = PREFIX.len() + at.index(line.len() - PREFIX.len());
-            prop_assume!(&line[at..at + 1] != to);
+            prop_assume!(line[at..at + 1] != to);
             let mut bad = line.clone();
             bad.replace_range(at..at + 1, &to);
             prop_assert!(read(&bad).is_err());

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -111,13 +111,16 @@ pub fn verify(node: NodeId, message: &[u8], signature: &[u8; 64]) -> bool {
     VerifyingKey::from_bytes(&node.0).is_ok_and(|key| key.verify_strict(message, &signature).is_ok())
 }
 
+/// Signs a message with a node's key.
+pub type Signer = Box<dyn Fn(&[u8]) -> [u8; 64] + Send + Sync>;
+
 /// A signing key that lives as long as the process: for a tracker, which nobody needs to recognise.
-pub fn passing_identity() -> Result<(NodeId, impl Fn(&[u8]) -> [u8; 64] + Send + Sync + 'static), VaultError> {
+pub fn passing_identity() -> Result<(NodeId, Signer), VaultError> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut_slice())?;
     let key = SigningKey::from_bytes(&seed);
     let node = NodeId(key.verifying_key().to_bytes());
-    Ok((node, move |message: &[u8]| key.sign(message).to_bytes()))
+    Ok((node, Box::new(move |message: &[u8]| key.sign(message).to_bytes())))
 }
 
 impl Vault {

@@ -75,15 +75,44 @@ pub enum Response {
 pub enum Notice {
     /// These catalogs of mine moved.
     Versions(Vec<CatalogVersion>),
-    /// I hold more of a file than I said.
+    /// I hold more of a file than I said: said by a downloader as it goes on, to those who download the same file.
     Held {
         /// The file.
         content: ContentId,
-        /// What I hold of it now.
+        /// What I hold of it beyond what I said before.
         held: Ranges,
+    },
+    /// This is what you gave me.
+    Receipt(SignedReceipt),
+    /// This is what others say that I gave them.
+    Receipts(Vec<SignedReceipt>),
+    /// These download a file that you download too: they may have parts of it. Said by its sources.
+    Downloaders {
+        /// The file.
+        content: ContentId,
+        /// Who, at most `MAX_TOLD`; more are not looked at.
+        nodes: Vec<Downloader>,
     },
     /// I am leaving, properly.
     Bye,
+}
+
+/// What one node attests to have got from another (`swarm::uploads::receipt`, encoded and signed).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SignedReceipt {
+    /// The receipt.
+    pub message: serde_bytes::ByteBuf,
+    /// The attester's signature.
+    pub signature: serde_bytes::ByteBuf,
+}
+
+/// One downloader of a file, in [`Notice::Downloaders`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Downloader {
+    /// Who.
+    pub node: NodeId,
+    /// Where it accepts sessions, as it said.
+    pub addrs: Vec<SocketAddr>,
 }
 
 /// Where one node's catalog stands.

@@ -1,0 +1,377 @@
+//! `get`: whole files to a folder of this machine, by sections, from whatever of this node's shares, its cache and its
+//! peers has them. Written beside the target under another name, taken up again after an interruption, and renamed when
+//! whole.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use rustix::fs::SeekFrom;
+use tokio::sync::Semaphore;
+
+use super::networks::Joined;
+use super::{Node, blocking};
+use crate::base::chunks::{CHUNK, GROUP_CHUNKS, chunk_count, chunk_len, chunk_start, group_count, group_of};
+use crate::base::escape::for_terminal;
+use crate::base::ids::ContentId;
+use crate::base::ranges::Ranges;
+use crate::base::tree::VerifiedChunk;
+use crate::catalog::tree::{TreeIndex, ViewFile, ViewKind, ViewTree};
+use crate::control::report::{Event, GetProgress, GotReport, SourceProgress};
+use crate::control::text::PathText;
+use crate::control::{ControlError, ErrorCode, OnEvent};
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(200);
+/// Small files that are fetched at once: their cost is the round trip.
+const SMALL_AT_ONCE: usize = 32;
+/// Chunks of one file that are being written at once.
+const WRITES: usize = 8;
+/// Added to the name of what is not whole yet, before the first digits of its root.
+const PART: &str = ".flashget-part-";
+
+/// What to get, as it was asked for.
+pub(super) struct Wanted {
+    pub paths: Vec<PathText>,
+    pub dest: PathBuf,
+    pub network: Option<String>,
+}
+
+/// One file to get.
+struct Job {
+    joined: Arc<Joined>,
+    path: PathText,
+    file: ViewFile,
+    target: PathBuf,
+}
+
+/// What is shown of a run.
+#[derive(Default)]
+struct Tally {
+    files: u64,
+    bytes: u64,
+    files_done: AtomicU64,
+    bytes_done: AtomicU64,
+    /// Of what is done: bytes that were there before.
+    had: AtomicU64,
+}
+
+impl Node {
+    pub(super) async fn get(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        on_event: OnEvent<'_>,
+    ) -> Result<GotReport, ControlError> {
+        let began = Instant::now();
+        let jobs = self.plan_get(wanted).await?;
+        let tally = Tally {
+            files: jobs.len() as u64,
+            bytes: jobs.iter().map(|job| job.file.content.size).sum(),
+            ..Tally::default()
+        };
+        let (small, large): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.file.content.size <= CHUNK);
+        for job in &large {
+            self.get_one(job, &tally, on_event).await?;
+        }
+        let run = |job: Job| {
+            let tally = &tally;
+            async move { self.get_one(&job, tally, on_event).await }
+        };
+        stream::iter(small).map(Ok).try_for_each_concurrent(SMALL_AT_ONCE, run).await?;
+        Ok(GotReport {
+            files: tally.files,
+            bytes: tally.bytes,
+            had_bytes: tally.had.load(Ordering::Relaxed),
+            millis: began.elapsed().as_millis() as u64,
+        })
+    }
+
+    /// Which files go where.
+    async fn plan_get(self: &Arc<Self>, wanted: Wanted) -> Result<Vec<Job>, ControlError> {
+        let Wanted { paths, dest, network } = wanted;
+        let several = paths.len() > 1;
+        let mut found = Vec::new();
+        for path in paths {
+            let (joined, _) = self.locate(Some(&path), network.as_deref())?;
+            let (view, index) = self.find(Some(&path), network.as_deref())?;
+            found.push((joined, view, index));
+        }
+        blocking(move || {
+            let into = dest.is_dir();
+            if several && !into {
+                let what = format!("{} is not a folder: several files need one", dest.display());
+                return Err(ControlError::new(ErrorCode::NotFound, what));
+            }
+            let mut jobs = Vec::new();
+            for (joined, view, index) in found {
+                let name = view.entry(index).name.as_ref().map(|name| name.as_bytes().to_vec());
+                let target = match name {
+                    Some(name) if into => dest.join(std::ffi::OsString::from_vec(name)),
+                    _ => dest.clone(),
+                };
+                add_jobs(&joined, &view, index, &target, &mut jobs);
+            }
+            Ok(jobs)
+        })
+        .await
+    }
+
+    async fn get_one(self: &Arc<Self>, job: &Job, tally: &Tally, on_event: OnEvent<'_>) -> Result<(), ControlError> {
+        let content = job.file.content;
+        let (node, target, root) = (Arc::clone(self), job.target.clone(), content);
+        let opened = blocking(move || node.open_part(&target, root)).await?;
+        let Some((part, file, had)) = opened else {
+            tally.had.fetch_add(content.size, Ordering::Relaxed);
+            tally.bytes_done.fetch_add(content.size, Ordering::Relaxed);
+            tally.files_done.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        };
+        let had_bytes: u64 = had.iter().map(|index| chunk_len(content.size, index) as u64).sum();
+        tally.had.fetch_add(had_bytes, Ordering::Relaxed);
+        tally.bytes_done.fetch_add(had_bytes, Ordering::Relaxed);
+        let mut wanted = Ranges::of(0..chunk_count(content.size));
+        wanted.subtract(&had);
+        let own = self.sharer.sources().offers(job.joined.membership.id(), content);
+        let local = if own { wanted.clone() } else { wanted.intersection(&self.cache.held(content)) };
+        wanted.subtract(&local);
+        let writer = Writer { file: Arc::new(file), permits: Arc::new(Semaphore::new(WRITES)) };
+        let missed = self.take_local(job, &local, &writer, tally).await?;
+        wanted.union_with(&missed);
+        if !wanted.is_empty() {
+            self.take_from_peers(job, &wanted, &writer, tally, on_event).await?;
+        }
+        writer.finish().await?;
+        let (target, view_file) = (job.target.clone(), job.file.clone());
+        blocking(move || put_in_place(&part, &target, &view_file)).await?;
+        tally.files_done.fetch_add(1, Ordering::Relaxed);
+        on_event(Event::Get(progress(job, tally, None)));
+        Ok(())
+    }
+
+    /// What is here already: returns the chunks that turned out not to be.
+    async fn take_local(
+        self: &Arc<Self>,
+        job: &Job,
+        local: &Ranges,
+        writer: &Writer,
+        tally: &Tally,
+    ) -> Result<Ranges, ControlError> {
+        let (content, network) = (job.file.content, job.joined.membership.id());
+        let mut missed = Ranges::new();
+        let chunks: Vec<u64> = local.iter().collect();
+        let load = |index: u64| {
+            let node = Arc::clone(self);
+            let load = move || {
+                let own = node.sharer.sources().chunk(network, content, index).ok();
+                own.or_else(|| node.cache.load(content, index))
+            };
+            async move { (index, tokio::task::spawn_blocking(load).await.ok().flatten()) }
+        };
+        let mut loads = stream::iter(chunks).map(load).buffer_unordered(WRITES);
+        while let Some((index, chunk)) = loads.next().await {
+            match chunk {
+                Some(chunk) => writer.write(chunk, tally).await?,
+                None => missed.insert(index..index + 1),
+            }
+        }
+        Ok(missed)
+    }
+
+    async fn take_from_peers(
+        self: &Arc<Self>,
+        job: &Job,
+        wanted: &Ranges,
+        writer: &Writer,
+        tally: &Tally,
+        on_event: OnEvent<'_>,
+    ) -> Result<(), ControlError> {
+        let transfer = job.joined.swarm.join(job.file.content);
+        let mut download = transfer.download(wanted);
+        let mut ticks = tokio::time::interval(PROGRESS);
+        let patience = self.settings.mount.timeout.0;
+        let mut last = Instant::now();
+        loop {
+            tokio::select! {
+                chunk = download.next() => match chunk {
+                    None => return Ok(()),
+                    Some(Ok(chunk)) => {
+                        last = Instant::now();
+                        writer.write(chunk, tally).await?;
+                    }
+                    Some(Err(error)) if last.elapsed() >= patience => {
+                        let name = job.path.shown();
+                        let what = format!("{name}: {error}; run it again later, and it goes on from there");
+                        return Err(ControlError::new(ErrorCode::Unreachable, what));
+                    }
+                    // A source may come back.
+                    Some(Err(_)) => tokio::time::sleep(PROGRESS).await,
+                },
+                _ = ticks.tick() => {
+                    if last.elapsed() >= patience {
+                        let what = format!("{}: no peer delivered for {} s; run it again later, and it goes on from there",
+                            job.path.shown(), patience.as_secs());
+                        return Err(ControlError::new(ErrorCode::Unreachable, what));
+                    }
+                    on_event(Event::Get(progress(job, tally, Some(&transfer.report()))));
+                }
+            }
+        }
+    }
+
+    /// Opens what there is of `target`, and says which chunks of it are right. `None`: it is there, whole.
+    fn open_part(&self, target: &Path, content: ContentId) -> Result<Option<(PathBuf, File, Ranges)>, ControlError> {
+        let wrong = |error: io::Error| write_error(target, &error);
+        if let Ok(there) = std::fs::metadata(target) {
+            if there.is_dir() {
+                let what = format!("{} is a folder", target.display());
+                return Err(ControlError::new(ErrorCode::Conflict, what));
+            }
+            if there.len() == content.size && is_whole(target, content) {
+                return Ok(None);
+            }
+        }
+        if let Some(folder) = target.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(wrong)?;
+        }
+        let part = part_of(target, content);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&part);
+        let file = file.map_err(wrong)?;
+        // Two runs that write one file would undo each other's work.
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            let what = format!("{} is being fetched already", target.display());
+            ControlError::new(ErrorCode::Conflict, what)
+        })?;
+        let had = self.verified_chunks(&file, content);
+        file.set_len(content.size).map_err(wrong)?;
+        Ok(Some((part, file, had)))
+    }
+
+    /// The chunks of `file` that are what they should be. Only what the cache knows the proof of can be told.
+    fn verified_chunks(&self, file: &File, content: ContentId) -> Ranges {
+        let mut right = Ranges::new();
+        let mut at = 0;
+        let mut buffer = vec![0; CHUNK as usize];
+        // ENXIO: no data from here on.
+        while let Ok(from) = rustix::fs::seek(file, SeekFrom::Data(at)) {
+            let Ok(to) = rustix::fs::seek(file, SeekFrom::Hole(from)) else { break };
+            for index in from / CHUNK..to.min(content.size).div_ceil(CHUNK) {
+                let len = chunk_len(content.size, index);
+                if file.read_exact_at(&mut buffer[..len], chunk_start(index)).is_ok()
+                    && self.is_chunk(content, index, &buffer[..len])
+                {
+                    right.insert_one(index);
+                }
+            }
+            at = to;
+        }
+        right
+    }
+
+    fn is_chunk(&self, content: ContentId, index: u64, bytes: &[u8]) -> bool {
+        let group = group_of(index);
+        debug_assert!(group < group_count(content.size) && index / GROUP_CHUNKS == group);
+        let proof = self.cache.load_proof(content, group..group + 1);
+        let expected = proof.and_then(|proof| proof.chunk(index));
+        expected.is_some_and(|expected| crate::base::tree::chunk_hash(content.size, index, bytes) == expected)
+    }
+}
+
+fn add_jobs(joined: &Arc<Joined>, view: &ViewTree, index: TreeIndex, target: &Path, jobs: &mut Vec<Job>) {
+    match &view.entry(index).kind {
+        ViewKind::File(file) => {
+            let path = view.path(index).map(|path| PathText::from(path.as_bytes())).unwrap_or_default();
+            jobs.push(Job { joined: Arc::clone(joined), path, file: file.clone(), target: target.into() });
+        }
+        ViewKind::Folder(children) => {
+            for &child in children {
+                if let Some(name) = &view.entry(child).name {
+                    let name = std::ffi::OsStr::from_bytes(name.as_bytes());
+                    add_jobs(joined, view, child, &target.join(name), jobs);
+                }
+            }
+        }
+    }
+}
+
+/// Writes chunks to a part file, several at once, off tokio's workers.
+struct Writer {
+    file: Arc<File>,
+    permits: Arc<Semaphore>,
+}
+
+impl Writer {
+    async fn write(&self, chunk: VerifiedChunk, tally: &Tally) -> Result<(), ControlError> {
+        // The semaphore is never closed: acquiring it can't fail.
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(ControlError::failed)?;
+        let file = Arc::clone(&self.file);
+        let len = chunk.bytes().len() as u64;
+        let written = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            file.write_all_at(chunk.bytes(), chunk_start(chunk.index()))
+        });
+        // One write at a time is waited for where the disk is slow; the semaphore lets others run beside it.
+        written.await.map_err(ControlError::failed)?.map_err(|error| write_error(Path::new("the file"), &error))?;
+        tally.bytes_done.fetch_add(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn finish(&self) -> Result<(), ControlError> {
+        let all = self.permits.acquire_many(WRITES as u32).await;
+        all.map(drop).map_err(ControlError::failed)
+    }
+}
+
+fn write_error(target: &Path, error: &io::Error) -> ControlError {
+    ControlError::failed(format!("can't write {}: {error}", for_terminal(target.as_os_str().as_bytes())))
+}
+
+/// `.NAME.flashget-part-0123456789ab`, the name cut to fit.
+fn part_of(target: &Path, content: ContentId) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().as_bytes();
+    let tag = content.root.short(12);
+    let room = crate::base::limits::MAX_NAME - 1 - PART.len() - tag.len();
+    let mut part = b".".to_vec();
+    part.extend_from_slice(&name[..name.len().min(room)]);
+    part.extend_from_slice(PART.as_bytes());
+    part.extend_from_slice(tag.as_bytes());
+    target.with_file_name(std::ffi::OsString::from_vec(part))
+}
+
+fn is_whole(target: &Path, content: ContentId) -> bool {
+    let mut hasher = blake3::Hasher::new();
+    File::open(target).is_ok_and(|file| hasher.update_reader(file).is_ok())
+        && *hasher.finalize().as_bytes() == content.root.0
+}
+
+fn put_in_place(part: &Path, target: &Path, view_file: &ViewFile) -> Result<(), ControlError> {
+    let wrong = |error: io::Error| write_error(target, &error);
+    let file = File::options().write(true).open(part).map_err(wrong)?;
+    let mtime: std::time::SystemTime = view_file.mtime.into();
+    file.set_modified(mtime).map_err(wrong)?;
+    let mode = if view_file.executable { 0o755 } else { 0o644 };
+    file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(wrong)?;
+    std::fs::rename(part, target).map_err(wrong)
+}
+
+fn progress(job: &Job, tally: &Tally, report: Option<&crate::swarm::report::TransferReport>) -> GetProgress {
+    let source = |source: &crate::swarm::report::SourceReport| SourceProgress {
+        name: source.name.clone(),
+        bytes: source.bytes,
+        rate: source.rate,
+        section: source.section.len(),
+    };
+    GetProgress {
+        path: job.path.clone(),
+        files: tally.files,
+        files_done: tally.files_done.load(Ordering::Relaxed),
+        bytes: tally.bytes,
+        bytes_done: tally.bytes_done.load(Ordering::Relaxed),
+        sources: report.map(|report| report.sources.iter().map(source).collect()).unwrap_or_default(),
+    }
+}

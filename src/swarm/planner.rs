@@ -1,0 +1,585 @@
+//! Decides whom to ask for what, when to stop waiting, and what to ask twice: the transfer without its I/O. Events and
+//! the time go in, [`Act`]s come out. The transfer drives it over sessions, the simulator over a virtual clock.
+//!
+//! On top of the section table it knows each source's pace. It keeps every source's pipeline as full as its pace says,
+//! hedges what a reader waits for when that is late, asks again what a silent source has promised, and in the end game
+//! has idle sources bring what is still in flight elsewhere, if they bring it sooner.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::pace::{FIRST_RATE, Pace};
+use super::report::Limit;
+use super::sections::{Place, SectionTable, Slot};
+use super::source::Source;
+pub use super::source::Ticket;
+use crate::base::chunks::CHUNK;
+use crate::base::ranges::Ranges;
+
+/// How often lateness is looked for while a reader waits, and otherwise.
+const TICK_SOON: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(50);
+/// A hedge must promise to save this much, and the chunk must take more than twice as long without it.
+const HEDGE_GAIN: Duration = Duration::from_millis(20);
+/// In the end game: the same, where only idle sources are asked. Less is noise.
+const END_GAIN: Duration = Duration::from_millis(5);
+/// The end game is thought about at most this often.
+const END_PAUSE: Duration = Duration::from_millis(5);
+/// What a reader waits for may exceed a source's depth by this many requests.
+const EXTRA: usize = 4;
+/// Readers' heads that are closer than this (in chunks) are one: the kernel asks for several chunks of one reader at once.
+const HEAD_APART: u64 = 64;
+/// Chunks that readers wait for that are looked at at once.
+const URGENT_MAX: usize = 64;
+
+/// What is to be done. In this order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// Ask the ticket's source for the ticket's chunk.
+    Ask(Ticket),
+    /// Nobody waits for this any more: cancel the request.
+    Cancel(Ticket),
+}
+
+/// See the module.
+pub struct Planner {
+    table: SectionTable,
+    sources: Vec<Option<Source>>,
+    /// Chunks that readers wait for.
+    urgent: BTreeSet<u64>,
+    /// Chunks near a reader, in flight from sources that may have stalled.
+    doubtful: BTreeSet<u64>,
+    serial: u64,
+    acts: Vec<Act>,
+    /// No work without an order while this many chunks are in flight.
+    credit: usize,
+    /// Which of the readers' heads gets the next section.
+    turn: usize,
+    ticked: Instant,
+    end_game_at: Instant,
+    hedges: u64,
+    seed: u64,
+}
+
+impl Planner {
+    /// For a file of `chunks` chunks. `seed`: derived from this node's id, so that downloaders of one file begin apart.
+    pub fn new(chunks: u64, seed: u64, now: Instant) -> Self {
+        Self {
+            table: SectionTable::new(chunks, seed % chunks.max(1)),
+            sources: Vec::new(),
+            urgent: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+            serial: 0,
+            acts: Vec::new(),
+            credit: usize::MAX,
+            turn: 0,
+            ticked: now,
+            end_game_at: now,
+            hedges: 0,
+            seed,
+        }
+    }
+
+    /// The section table, to look at.
+    pub fn table(&self) -> &SectionTable {
+        &self.table
+    }
+
+    /// What is to be done since the last call.
+    pub fn acts(&mut self) -> Vec<Act> {
+        std::mem::take(&mut self.acts)
+    }
+
+    fn get(&self, slot: Slot) -> Option<&Source> {
+        self.sources.get(slot.0 as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, slot: Slot) -> Option<&mut Source> {
+        self.sources.get_mut(slot.0 as usize)?.as_mut()
+    }
+
+    fn each(&self) -> impl Iterator<Item = (Slot, &Source)> {
+        self.sources.iter().enumerate().filter_map(|(at, source)| Some((Slot(at as u32), source.as_ref()?)))
+    }
+
+    // ---- What is wanted.
+
+    /// These are wanted, in no particular order.
+    pub fn want(&mut self, chunks: &Ranges, now: Instant) {
+        self.table.want(chunks);
+        self.fill_all(now);
+    }
+
+    /// A reader will read these soon, the first ones first.
+    pub fn want_near(&mut self, chunks: &Ranges, now: Instant) {
+        self.table.want_near(chunks);
+        self.fill_all(now);
+    }
+
+    /// A reader waits for this chunk.
+    pub fn want_now(&mut self, chunk: u64, now: Instant) {
+        if self.table.done().contains(chunk) || !self.urgent.insert(chunk) {
+            return;
+        }
+        if !self.table.is_near(chunk) {
+            self.table.want_near(&Ranges::of(chunk..chunk + 1));
+        }
+        self.fill_all(now);
+        self.hurry(chunk, now);
+    }
+
+    /// Nobody wants these any more; what is in flight of them is cancelled.
+    pub fn unwant(&mut self, chunks: &Ranges, now: Instant) {
+        self.table.unwant(chunks);
+        self.urgent.retain(|chunk| !chunks.contains(*chunk));
+        self.doubtful.retain(|chunk| !chunks.contains(*chunk));
+        let dropped: Vec<u64> = self.table.dropped().intersection(chunks).iter().collect();
+        for chunk in dropped {
+            let askers: Vec<Slot> = self.table.askers(chunk).collect();
+            for slot in askers {
+                self.cancel(chunk, slot);
+                self.table.failed(chunk, slot);
+            }
+        }
+        self.fill_all(now);
+    }
+
+    /// These have left the cache and may be wanted again.
+    pub fn forget(&mut self, chunks: &Ranges) {
+        self.table.forget(chunks);
+    }
+
+    /// At most this many chunks in flight if what is in flight has no order: whoever takes them takes no more now.
+    pub fn credit(&mut self, chunks: usize, now: Instant) {
+        let grows = chunks > self.credit;
+        self.credit = chunks;
+        if grows {
+            self.sources.iter_mut().flatten().for_each(|source| source.hungry = None);
+            self.fill_all(now);
+        }
+    }
+
+    /// There are other downloaders of this file: fetch first what they don't have.
+    pub fn scatter(&mut self) {
+        self.table.scatter(self.seed);
+    }
+
+    // ---- Sources.
+
+    /// A source is there; it brings what it holds (`None`: everything). `rate`: bytes per second, if known from elsewhere.
+    pub fn arrives(&mut self, held: Option<Ranges>, rate: Option<f64>, max_requests: usize, now: Instant) -> Slot {
+        let measured: Vec<f64> = self.each().filter_map(|(_, source)| source.pace.measured()).collect();
+        let usual = if measured.is_empty() { FIRST_RATE } else { measured.iter().sum::<f64>() / measured.len() as f64 };
+        let pace = Pace::new(rate.unwrap_or(usual));
+        let at = self.sources.iter().position(Option::is_none).unwrap_or(self.sources.len());
+        let slot = Slot(at as u32);
+        if at == self.sources.len() {
+            self.sources.push(None);
+        }
+        self.table.source(slot, held, pace.rate());
+        self.sources[at] = Some(Source::new(pace, max_requests, now));
+        if self.credit > 0 {
+            self.table.welcome(slot);
+        }
+        self.fill_all(now);
+        slot
+    }
+
+    /// What a source said of itself: what it holds and how many requests it is willing to have open.
+    pub fn opened(&mut self, slot: Slot, held: Option<Ranges>, max_requests: usize, now: Instant) {
+        if let Some(source) = self.sources.get_mut(slot.0 as usize).and_then(Option::as_mut) {
+            source.allow(max_requests);
+            source.hungry = None;
+            self.table.source(slot, held, source.rate(now));
+            self.fill_all(now);
+        }
+    }
+
+    /// The source holds these too.
+    pub fn holds_more(&mut self, slot: Slot, more: &Ranges, now: Instant) {
+        self.table.holds_more(slot, more);
+        self.fill(slot, now);
+    }
+
+    /// A round trip to the source took this long.
+    pub fn round_trip(&mut self, slot: Slot, rtt: Duration) {
+        if let Some(source) = self.get_mut(slot) {
+            source.pace.round_trip(rtt);
+        }
+    }
+
+    /// The source is gone, or of no more use: what it was to bring is asked of others.
+    pub fn gone(&mut self, slot: Slot, now: Instant) {
+        let Some(source) = self.sources.get_mut(slot.0 as usize).and_then(Option::take) else { return };
+        self.acts.extend(source.flying().map(|flying| Act::Cancel(flying.ticket)));
+        for chunk in self.table.gone(slot) {
+            self.doubtful.remove(&chunk);
+        }
+        self.fill_all(now);
+        self.hurry_all(now);
+    }
+
+    // ---- Answers.
+
+    /// The bytes that `ticket` asked for are here, `bytes` of them, not verified yet.
+    pub fn brought(&mut self, ticket: Ticket, bytes: usize, now: Instant) {
+        let Some(source) = self.sources.get_mut(ticket.slot.0 as usize).and_then(Option::as_mut) else { return };
+        let was_suspect = source.suspect;
+        source.brought(ticket, bytes, now);
+        self.table.rate(ticket.slot, source.pace.rate());
+        if was_suspect {
+            for flying in source.flying() {
+                self.doubtful.remove(&flying.ticket.chunk);
+            }
+        }
+    }
+
+    /// What `ticket` asked for is here and verified. True if it was not there before.
+    pub fn verified(&mut self, ticket: Ticket, now: Instant) -> bool {
+        let known = self.get_mut(ticket.slot).and_then(|source| source.remove(|other| other.serial == ticket.serial));
+        // The source may have gone, and its slot been given to another, who may have been asked for the chunk too.
+        let first = self.have(ticket.chunk, known.map_or(Slot(u32::MAX), |ticket| ticket.slot));
+        self.fill(ticket.slot, now);
+        first
+    }
+
+    /// `chunk` is here, whoever brought it. True if it was not there before.
+    fn have(&mut self, chunk: u64, slot: Slot) -> bool {
+        let landed = self.table.landed(chunk, slot);
+        for loser in landed.losers {
+            self.cancel(chunk, loser);
+        }
+        self.urgent.remove(&chunk);
+        self.doubtful.remove(&chunk);
+        landed.first
+    }
+
+    /// The source does not have the ticket's chunk; it holds these.
+    pub fn lacks(&mut self, ticket: Ticket, held: Ranges, now: Instant) {
+        self.not_brought(ticket);
+        let mut held = held;
+        // Whatever it says, it has just refused this one.
+        held.remove(ticket.chunk..ticket.chunk + 1);
+        if let Some(source) = self.sources.get_mut(ticket.slot.0 as usize).and_then(Option::as_mut) {
+            source.hungry = None;
+            self.table.source(ticket.slot, Some(held), source.rate(now));
+        }
+        self.fill_all(now);
+        self.hurry(ticket.chunk, now);
+    }
+
+    /// The source is too busy for the ticket's request.
+    pub fn busy(&mut self, ticket: Ticket, now: Instant) {
+        self.not_brought(ticket);
+        if let Some(source) = self.get_mut(ticket.slot) {
+            source.rest_busy(now);
+            self.table.release(ticket.slot);
+        }
+        self.fill_all(now);
+        self.hurry(ticket.chunk, now);
+    }
+
+    fn not_brought(&mut self, ticket: Ticket) {
+        if let Some(source) = self.get_mut(ticket.slot)
+            && source.remove(|other| other.serial == ticket.serial).is_some()
+        {
+            source.retries += 1;
+            self.table.failed(ticket.chunk, ticket.slot);
+            self.doubtful.remove(&ticket.chunk);
+        }
+    }
+
+    fn cancel(&mut self, chunk: u64, slot: Slot) {
+        if let Some(ticket) = self.get_mut(slot).and_then(|source| source.remove(|ticket| ticket.chunk == chunk)) {
+            self.acts.push(Act::Cancel(ticket));
+        }
+    }
+
+    // ---- Asking.
+
+    fn ask(&mut self, slot: Slot, chunk: u64, now: Instant) {
+        self.serial += 1;
+        let ticket = Ticket { slot, chunk, serial: self.serial };
+        if let Some(source) = self.get_mut(slot) {
+            source.ask(ticket, now);
+            self.acts.push(Act::Ask(ticket));
+        }
+    }
+
+    /// Asks a source for as much as its pace allows.
+    fn fill(&mut self, slot: Slot, now: Instant) {
+        while self.fill_one(slot, now) {}
+        if self.get(slot).is_some_and(|source| source.hungry.is_some()) {
+            self.end_game(now);
+        }
+    }
+
+    /// One more chunk of this source, if it has room for it and there is one for it.
+    fn fill_one(&mut self, slot: Slot, now: Instant) -> bool {
+        let generation = self.table.generation();
+        let Some(source) = self.get(slot) else { return false };
+        if source.room(now, 0) == 0 || source.hungry == Some(generation) {
+            return false;
+        }
+        let doubtful = if source.is_reliable(now) {
+            self.doubtful.iter().copied().find(|chunk| self.table.holds(slot, *chunk))
+        } else {
+            None
+        };
+        if let Some(chunk) = doubtful {
+            self.doubtful.remove(&chunk);
+            if self.table.take(chunk, slot) {
+                self.hedges += 1;
+                self.get_mut(slot).into_iter().for_each(|source| source.hedges += 1);
+                self.ask(slot, chunk, now);
+                return true;
+            }
+        }
+        let place = if self.table.near_unassigned() > 0 { self.place(slot, now) } else { Some(Place::default()) };
+        let free = self.table.in_flight() < self.credit;
+        let chunk = self.table.next(slot, place, free);
+        let generation = self.table.generation();
+        match chunk {
+            Some(chunk) => self.ask(slot, chunk, now),
+            None => self.get_mut(slot).into_iter().for_each(|source| source.hungry = Some(generation)),
+        }
+        chunk.is_some()
+    }
+
+    /// Where in the readers' windows the source's next section should lie, so that it is there when it is read.
+    fn place(&mut self, slot: Slot, now: Instant) -> Option<Place> {
+        let source = self.get(slot)?;
+        let takes = source.until();
+        let usable = self.each().filter(|(_, source)| source.is_reliable(now));
+        let (mut rate, mut soonest, mut others) = (0.0, takes, false);
+        for (other, source) in usable {
+            rate += source.rate(now);
+            soonest = soonest.min(source.until());
+            others |= other != slot && self.table.held(other).is_none();
+        }
+        let rank = ((takes - soonest).as_secs_f64() * rate / CHUNK as f64) as u64;
+        let unassigned = self.table.near_unassigned();
+        // Too slow for this window: whatever it brought, the reader would wait for it. But a source of which nothing is
+        // known gets a try.
+        if others && rank > unassigned + unassigned / 4 && source.pace.measured().is_some() {
+            return None;
+        }
+        let heads = self.heads();
+        self.turn = self.turn.wrapping_add(1);
+        let head = if heads.is_empty() { 0 } else { heads[self.turn % heads.len()] };
+        Some(Place { head, rank })
+    }
+
+    /// The chunks at which readers wait, one for each reader.
+    fn heads(&self) -> Vec<u64> {
+        let mut heads: Vec<u64> = Vec::new();
+        let mut last = None;
+        for &chunk in self.urgent.iter().take(URGENT_MAX) {
+            if last.is_none_or(|last| chunk > last + HEAD_APART) {
+                heads.push(chunk);
+            }
+            last = Some(chunk);
+        }
+        heads
+    }
+
+    /// Fills every source's pipeline, in the order in which they would bring something.
+    fn fill_all(&mut self, now: Instant) {
+        loop {
+            let generation = self.table.generation();
+            let open = self.each().filter(|(_, source)| source.room(now, 0) > 0 && source.hungry != Some(generation));
+            let Some((slot, _)) = open.min_by_key(|(slot, source)| (source.strikes, source.until(), slot.0)) else {
+                break;
+            };
+            self.fill_one(slot, now);
+        }
+        self.end_game(now);
+    }
+
+    /// Asks for a chunk that a reader waits for, beyond the depth of a source if need be, and of another if it is late.
+    fn hurry(&mut self, chunk: u64, now: Instant) {
+        if !self.urgent.contains(&chunk) {
+            return;
+        }
+        let asked: Vec<Slot> = self.table.askers(chunk).collect();
+        let left = asked.iter().filter_map(|slot| {
+            let source = self.get(*slot)?;
+            let (_, left) = source.remainings(now).find(|(ticket, _)| ticket.chunk == chunk)?;
+            Some(if source.suspect { left.max(source.pace.deadline()) } else { left })
+        });
+        let left = left.min();
+        if left.is_none() && !asked.is_empty() {
+            // It is here, and only waits for what proves it.
+            return;
+        }
+        let able = self.each().filter(|(slot, source)| {
+            !asked.contains(slot) && source.room(now, EXTRA) > 0 && self.table.holds(*slot, chunk)
+        });
+        let Some((slot, takes)) = able.map(|(slot, source)| (slot, source.until())).min_by_key(|(_, takes)| *takes)
+        else {
+            return;
+        };
+        let pays = left.is_none_or(|left| left > 2 * takes + HEDGE_GAIN);
+        if pays && self.table.take(chunk, slot) {
+            if left.is_some() {
+                self.hedges += 1;
+                self.get_mut(slot).into_iter().for_each(|source| source.hedges += 1);
+            }
+            self.doubtful.remove(&chunk);
+            self.ask(slot, chunk, now);
+        }
+    }
+
+    fn hurry_all(&mut self, now: Instant) {
+        let urgent: Vec<u64> = self.urgent.iter().copied().take(URGENT_MAX).collect();
+        urgent.into_iter().for_each(|chunk| self.hurry(chunk, now));
+    }
+
+    /// Sources with nothing to do bring what is still in flight from others, if they bring it sooner.
+    fn end_game(&mut self, now: Instant) {
+        if self.table.in_flight() == 0 || self.table.in_flight() >= self.credit || now < self.end_game_at {
+            return;
+        }
+        let generation = self.table.generation();
+        let idle =
+            |source: &Source| source.hungry == Some(generation) && source.is_reliable(now) && source.room(now, 0) > 0;
+        let mut takers: Vec<Slot> = self.each().filter(|(_, source)| idle(source)).map(|(slot, _)| slot).collect();
+        if takers.is_empty() {
+            return;
+        }
+        self.end_game_at = now + END_PAUSE;
+        // How long each chunk in flight will take at best.
+        let mut best: BTreeMap<u64, Duration> = BTreeMap::new();
+        for (_, source) in self.each() {
+            for (ticket, left) in source.remainings(now) {
+                let best = best.entry(ticket.chunk).or_insert(left);
+                *best = left.min(*best);
+            }
+        }
+        let mut late: Vec<(Duration, u64)> =
+            best.into_iter().filter(|(_, left)| *left > END_GAIN).map(|(chunk, left)| (left, chunk)).collect();
+        late.sort_unstable_by(|a, b| b.cmp(a));
+        for (left, chunk) in late {
+            let asked: Vec<Slot> = self.table.askers(chunk).collect();
+            let able = takers.iter().filter(|slot| !asked.contains(slot) && self.table.holds(**slot, chunk));
+            let timed = able.filter_map(|slot| Some((self.get(*slot)?.until(), *slot)));
+            let Some((takes, slot)) = timed.min() else { continue };
+            if left > takes + takes / 4 + END_GAIN && self.table.take(chunk, slot) {
+                self.hedges += 1;
+                self.get_mut(slot).into_iter().for_each(|source| source.hedges += 1);
+                self.ask(slot, chunk, now);
+                if self.get(slot).is_none_or(|source| source.room(now, 0) == 0) {
+                    takers.retain(|taker| *taker != slot);
+                    if takers.is_empty() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- Time.
+
+    /// When [`Planner::tick`] should be called next; `None` while nothing is wanted.
+    pub fn wake(&self) -> Option<Instant> {
+        let pause = if self.urgent.is_empty() { TICK } else { TICK_SOON };
+        self.table.is_busy().then(|| self.ticked + pause)
+    }
+
+    /// Looks for what is late. `received`: bytes that have come over a source's link so far, `None` if it has no counter.
+    pub fn tick(&mut self, now: Instant, received: impl Fn(Slot) -> Option<u64>) {
+        self.ticked = now;
+        for at in 0..self.sources.len() {
+            let slot = Slot(at as u32);
+            let Some(source) = self.sources[at].as_mut() else { continue };
+            // What it found nothing for may have changed with the rates.
+            source.hungry = None;
+            if source.in_flight() == 0 {
+                continue;
+            }
+            if let Some(received) = received(slot) {
+                source.progress(received, now);
+            }
+            let silence = source.silence(now);
+            self.table.rate(slot, source.rate(now));
+            if silence > source.pace.deadline() {
+                self.strike(slot, now);
+            } else if silence > source.pace.suspicious() {
+                source.suspect = true;
+                self.doubt(slot);
+            } else if let Some(ticket) = source.forgotten(now) {
+                self.acts.push(Act::Cancel(ticket));
+                self.not_brought(ticket);
+            }
+        }
+        self.fill_all(now);
+        self.hurry_all(now);
+    }
+
+    /// What a reader wants soon of a suspect is asked of others too.
+    fn doubt(&mut self, slot: Slot) {
+        let Some(source) = self.get(slot) else { return };
+        let alone = |chunk: &u64| self.table.is_near(*chunk) && self.table.askers(*chunk).count() == 1;
+        let chunks: Vec<u64> = source.flying().map(|flying| flying.ticket.chunk).filter(alone).collect();
+        self.doubtful.extend(chunks);
+    }
+
+    /// The source brought nothing for its deadline: it loses its section, and rests.
+    fn strike(&mut self, slot: Slot, now: Instant) {
+        let Some(source) = self.sources.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
+        source.strike(now);
+        self.table.rate(slot, source.pace.rate());
+        self.table.release(slot);
+        let tickets: Vec<Ticket> = source.flying().map(|flying| flying.ticket).collect();
+        for ticket in tickets {
+            self.acts.push(Act::Cancel(ticket));
+            self.not_brought(ticket);
+        }
+    }
+
+    // ---- Questions.
+
+    /// Hedges so far: chunks asked of a second source while a first had still to bring them.
+    pub fn hedges(&self) -> u64 {
+        self.hedges
+    }
+
+    /// What is told of a source: `in_flight`, `rate`, `retries`, `hedges` and `limit`.
+    pub fn account(&self, slot: Slot, now: Instant) -> Option<Account> {
+        let source = self.get(slot)?;
+        let limit = if source.is_resting(now) || source.strikes > 0 || source.suspect {
+            if source.is_busy() { Limit::Busy } else { Limit::Stalled }
+        } else if source.room(now, 0) == 0 {
+            Limit::Link
+        } else if source.pace.measured().is_none() {
+            Limit::Starting
+        } else if !self.table.is_busy() || self.table.in_flight() >= self.credit {
+            Limit::Reader
+        } else if self.table.held(slot).is_some() {
+            Limit::Holdings
+        } else if self.table.near_unassigned() > 0 {
+            Limit::TooSlow
+        } else {
+            Limit::Reader
+        };
+        let rate = if source.in_flight() > 0 { source.pace.measured().map(|_| source.rate(now)) } else { None };
+        let (in_flight, retries, hedges) = (source.in_flight(), source.retries, source.hedges);
+        Some(Account { in_flight, measured: source.pace.measured(), rate: rate.unwrap_or(0.0), retries, hedges, limit })
+    }
+}
+
+/// How a source stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Account {
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Bytes per second that it can bring, if measured, and that it brings now.
+    pub measured: Option<f64>,
+    pub rate: f64,
+    /// Chunks that had to be asked of another.
+    pub retries: u64,
+    /// Chunks that it was asked for although another had been.
+    pub hedges: u64,
+    /// What keeps it from bringing more.
+    pub limit: Limit,
+}
