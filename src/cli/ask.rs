@@ -38,8 +38,16 @@ pub fn daemon_or_home_with(
     request: &Request,
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Report, ControlError> {
-    match Client::connect(&context.home.socket())? {
-        Some(mut client) => client.call(request, on_event),
-        None => Offline::open(&context.home, &unlock(context)?, request)?.call(request),
+    if let Some(mut client) = Client::connect(&context.home.socket())? {
+        return client.call(request, on_event);
+    }
+    match Offline::open(&context.home, &unlock(context)?, request) {
+        Ok(mut home) => home.call(request),
+        // A daemon may have started at this very moment.
+        Err(error) if error.code == ErrorCode::Conflict => match Client::connect(&context.home.socket())? {
+            Some(mut client) => client.call(request, on_event),
+            None => Err(error),
+        },
+        Err(error) => Err(error),
     }
 }

@@ -73,6 +73,7 @@ pub fn run_daemon(context: &Context, args: &DaemonArgs) -> Result<(), ControlErr
 fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
     let settings = with_flags(context.settings()?, args)?;
     log::start(&args.log, &settings.log)?;
+    let silent = log::is_json(&args.log, &settings.log);
     let unlock = unlock(context)?;
     if !context.home.vault_file().exists() {
         let what = "this node is in no network: run flashget network create NAME, or flashget network join INVITE";
@@ -87,7 +88,7 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
         })?;
         if args.for_mount {
             say_ready()?;
-        } else {
+        } else if !silent {
             eprintln!("flashget: node {} listens on {}", node.short_id(), node.listen_addr());
         }
         let mut should_stop = node.should_stop();
@@ -133,7 +134,9 @@ pub fn run_tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlE
     let runtime = runtime()?;
     runtime.block_on(async {
         let tracker = Tracker::start(context.home.clone(), unlock, args.listen).await?;
-        eprintln!("flashget: tracker for {} networks listens on {}", tracker.networks(), tracker.listen_addr());
+        if !log::is_json(&args.log, &settings.log) {
+            eprintln!("flashget: tracker for {} networks listens on {}", tracker.networks(), tracker.listen_addr());
+        }
         tokio::select! {
             told = told_to_end() => told,
             () = tracker.follow_vault() => Ok(()),

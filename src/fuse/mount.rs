@@ -1,15 +1,18 @@
 //! One mount: bringing it up, keeping the kernel's memory true, taking it down.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
-use rustix::mount::UnmountFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -18,7 +21,7 @@ use crate::catalog::tree::ViewTree;
 use crate::fs::files::Files;
 use crate::fs::inodes::Stale;
 use crate::reader::contents::Contents;
-use crate::share::mounts::flashget_mounts;
+use crate::share::mounts::{FS_TYPE, flashget_mounts};
 
 /// Threads that take requests from the kernel. They only dispatch, and copy what is in RAM.
 const THREADS: usize = 4;
@@ -45,6 +48,8 @@ pub struct Mount {
     config: MountConfig,
     follower: tokio::task::JoinHandle<()>,
     ended: watch::Receiver<bool>,
+    /// Taken away by this process: what is mounted there now, if anything, is another one.
+    detached: AtomicBool,
     read_ahead_kb: Option<u32>,
 }
 
@@ -64,19 +69,7 @@ impl Mount {
             umask: config.umask,
         };
         let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner);
-        let mut options = Config::default();
-        options.mount_options = vec![
-            MountOption::FSName(config.source.clone()),
-            MountOption::Subtype("flashget".into()),
-            MountOption::RO,
-            MountOption::NoSuid,
-            MountOption::NoDev,
-            MountOption::DefaultPermissions,
-        ];
-        options.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
-        options.n_threads = Some(THREADS);
-        options.clone_fd = true;
-        let session = Session::new(adapter, &config.point, &options)?;
+        let session = open_session(adapter, &config)?;
         let (stale, work) = channel();
         let notifier = session.notifier();
         std::thread::Builder::new().name("fg-inval".into()).spawn(move || invalidate(&work, &notifier))?;
@@ -90,7 +83,7 @@ impl Mount {
         })?;
         let follower = runtime.spawn(follow(view, files, stale));
         let read_ahead_kb = raise_read_ahead(&config);
-        Ok(Self { config, follower, ended, read_ahead_kb })
+        Ok(Self { config, follower, ended, detached: AtomicBool::new(false), read_ahead_kb })
     }
 
     /// How it was mounted.
@@ -111,7 +104,12 @@ impl Mount {
     /// Unmounts. Without `force`, a mount that is in use stays and an error says so; with it, it is detached at once,
     /// and reads that wait end with an error. Blocks.
     pub fn unmount(&self, force: bool) -> io::Result<()> {
-        if *self.ended.borrow() { Ok(()) } else { unmount(&self.config.point, force) }
+        if *self.ended.borrow() || self.detached.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        unmount(&self.config.point, force)?;
+        self.detached.store(true, Ordering::Release);
+        Ok(())
     }
 }
 
@@ -121,6 +119,53 @@ impl Drop for Mount {
         if let Err(error) = self.unmount(true) {
             tracing::warn!(%error, "unmounting failed");
         }
+    }
+}
+
+/// Mounts, and shakes hands with the kernel. Root asks the kernel itself, others by fusermount3.
+fn open_session(adapter: Adapter, config: &MountConfig) -> io::Result<Session<Adapter>> {
+    let mut options = Config::default();
+    options.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
+    options.n_threads = Some(THREADS);
+    options.clone_fd = true;
+    if let Some(device) = mount_as_root(config)? {
+        return Session::from_fd(adapter, device, options.acl, options)
+            .inspect_err(|_| drop(unmount(&config.point, true)));
+    }
+    options.mount_options = vec![
+        MountOption::FSName(escaped(&config.source)),
+        MountOption::Subtype("flashget".into()),
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::DefaultPermissions,
+    ];
+    Session::new(adapter, &config.point, &options)
+}
+
+/// fusermount3 takes its options in one list with commas between them.
+fn escaped(source: &str) -> String {
+    source.replace('\\', "\\\\").replace(',', "\\,")
+}
+
+/// Mounts without fusermount3, which fuser would do too, but as a plain `fuse`: then nobody, this program included, could
+/// tell the mount for one of flashget. `None` where this user may not mount.
+fn mount_as_root(config: &MountConfig) -> io::Result<Option<OwnedFd>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    // 40000: a folder (stat(2), in octal).
+    let mut data = format!("fd={},rootmode=40000,user_id=0,group_id=0,default_permissions", device.as_raw_fd());
+    if config.allow_other {
+        data.push_str(",allow_other");
+    }
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    match rustix::mount::mount(config.source.as_str(), &config.point, FS_TYPE, flags, CString::new(data)?.as_c_str()) {
+        Ok(()) => Ok(Some(device)),
+        // Root in a container without the right to mount: fusermount3 may be allowed to.
+        Err(rustix::io::Errno::PERM) => Ok(None),
+        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -15,7 +15,8 @@ pub mod tracker;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -45,6 +46,11 @@ use service::NodeService;
 /// The default listening address; if its port is taken, another one will do.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), NODE_PORT);
 
+/// A daemon that was started for a mount, and is asked for none within this time, was started by somebody who has gone.
+const UNASKED: Duration = Duration::from_secs(10);
+/// How long to wait for the home's lock while a daemon ends (it may have a cache to write) or another one begins.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How to run a node.
 pub struct NodeConfig {
     /// Its home.
@@ -72,6 +78,8 @@ pub struct Node {
     list: Mutex<ShareList>,
     networks: Arc<Networks>,
     mounts: Mutex<Vec<Arc<Mounted>>>,
+    /// Mounts that are being made.
+    mounting: AtomicUsize,
     runtime: Handle,
     stop: watch::Sender<bool>,
     began: Instant,
@@ -90,7 +98,7 @@ impl Node {
         let (lock, vault) = {
             let (home, unlock) = (home.clone(), unlock.clone());
             blocking(move || {
-                let lock = home.lock().map_err(wrong)?;
+                let lock = home.lock_when_free(LOCK_PATIENCE).map_err(wrong)?;
                 Ok((lock, Vault::open_or_create(&home.vault_file(), &unlock).map_err(wrong)?))
             })
             .await?
@@ -155,6 +163,7 @@ impl Node {
             list: Mutex::new(list),
             networks,
             mounts: Mutex::default(),
+            mounting: AtomicUsize::new(0),
             runtime,
             stop: watch::channel(false).0,
             began: Instant::now(),
@@ -163,6 +172,15 @@ impl Node {
             _lock: lock,
         });
         node.open_doors();
+        if ends_when_idle {
+            let weak = Arc::downgrade(&node);
+            node.runtime.spawn(async move {
+                tokio::time::sleep(UNASKED).await;
+                if let Some(node) = weak.upgrade() {
+                    node.end_if_idle();
+                }
+            });
+        }
         tracing::info!(node = %node.identity.node.short(12), listen = %node.listen, "the daemon is up");
         Ok(node)
     }
@@ -210,7 +228,11 @@ impl Node {
 
     /// Ends a daemon that was started for a mount once nothing needs it.
     fn end_if_idle(&self) {
-        if self.ends_when_idle && self.mounts.lock().is_empty() && self.list.lock().shares().is_empty() {
+        // In this order: a mount is listed before it is no longer under way.
+        let idle = self.mounting.load(Ordering::Acquire) == 0
+            && self.mounts.lock().is_empty()
+            && self.list.lock().shares().is_empty();
+        if self.ends_when_idle && idle {
             self.ask_to_stop();
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::networks::Joined;
@@ -17,6 +18,8 @@ use crate::share::mounts::flashget_mounts;
 
 /// A mount that does not answer within this time is taken for one whose daemon hangs.
 const PROBE: Duration = Duration::from_secs(2);
+/// How long the kernel may take to end what was unmounted; longer, and it lives on in another mount namespace.
+const LETS_GO: Duration = Duration::from_secs(5);
 
 /// A mount and what it shows.
 pub(super) struct Mounted {
@@ -28,6 +31,24 @@ fn conflict(what: String) -> ControlError {
     ControlError::new(ErrorCode::Conflict, what)
 }
 
+/// A mount that is being made; a daemon is not idle meanwhile. Whatever becomes of it, also if nobody waits for it any
+/// more, the daemon then looks whether it is needed.
+struct UnderWay(Arc<Node>);
+
+impl UnderWay {
+    fn begin(node: &Arc<Node>) -> Self {
+        node.mounting.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(node))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.mounting.fetch_sub(1, Ordering::AcqRel);
+        self.0.end_if_idle();
+    }
+}
+
 impl Node {
     pub(super) async fn mount(
         self: &Arc<Self>,
@@ -35,6 +56,7 @@ impl Node {
         dir: &PathText,
         options: &MountRequest,
     ) -> Result<MountReport, ControlError> {
+        let _under_way = UnderWay::begin(self);
         let joined = self.network(network)?;
         let asked = dir.to_path();
         let point = blocking(move || mount_point(&asked)).await?;
@@ -120,22 +142,26 @@ impl Node {
         };
         let shown = dir.shown();
         let mut ended = mounted.mount.ended();
-        blocking(move || mounted.mount.unmount(force).map_err(|error| still_mounted(&shown, &error))).await?;
+        let going = Arc::clone(&mounted);
+        blocking(move || going.mount.unmount(force).map_err(|error| still_mounted(&shown, &error))).await?;
         if !force {
             // A detached mount ends when its last user goes.
-            let _ = ended.wait_for(|ended| *ended).await;
-            self.mounts.lock().retain(|mounted| mounted.mount.config().point != point);
+            let _ = tokio::time::timeout(LETS_GO, ended.wait_for(|ended| *ended)).await;
         }
+        self.mounts.lock().retain(|other| !Arc::ptr_eq(other, &mounted));
+        self.end_if_idle();
         Ok(())
     }
 
     pub(super) fn mount_report(&self, mounted: &Mounted) -> MountReport {
         let membership = &mounted.joined.membership;
         let mut notes = Vec::new();
-        for tracker in membership.tracker_states() {
-            if let (false, Some(problem)) = (tracker.reachable, tracker.problem) {
-                notes.push(format!("tracker {} does not answer ({problem}); known peers are used", tracker.address));
-            }
+        for tracker in membership.tracker_states().into_iter().filter(|tracker| !tracker.reachable) {
+            let how = match tracker.problem {
+                Some(problem) => format!("does not answer ({problem})"),
+                None => "has not answered yet".into(),
+            };
+            notes.push(format!("tracker {} {how}; known peers are used", tracker.address));
         }
         MountReport {
             dir: mounted.mount.config().point.as_path().into(),

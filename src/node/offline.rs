@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::LOCK_PATIENCE;
 use super::errors::wrong;
 use super::networks::idle_report;
 use crate::base::ids::NetworkId;
@@ -105,6 +106,15 @@ fn idle_share(vault: &Vault, share: &Share) -> ShareReport {
     }
 }
 
+/// A request that makes no sense is refused before a vault is made for it.
+fn check(request: &Request) -> Result<(), ControlError> {
+    match request {
+        Request::NetworkCreate { name, trackers } => new_network(name, trackers).map(drop),
+        Request::NetworkJoin { invite: text } => invite::read(text).map(drop).map_err(wrong),
+        _ => Ok(()),
+    }
+}
+
 /// What a network is called in this home.
 pub(super) fn network_name(vault: &Vault, id: NetworkId) -> String {
     vault.networks().iter().find(|network| network.id() == id).map_or_else(|| id.short(12), |n| n.name().to_owned())
@@ -113,7 +123,8 @@ pub(super) fn network_name(vault: &Vault, id: NetworkId) -> String {
 impl Offline {
     /// Takes the home's lock and opens its vault; makes one where there is none and `request` needs one.
     pub fn open(home: &Home, unlock: &Unlock, request: &Request) -> Result<Self, ControlError> {
-        let lock = home.lock().map_err(wrong)?;
+        check(request)?;
+        let lock = home.lock_when_free(LOCK_PATIENCE).map_err(wrong)?;
         let makes = matches!(request, Request::NetworkCreate { .. } | Request::NetworkJoin { .. });
         let file = home.vault_file();
         if !makes && !file.exists() {

@@ -69,6 +69,7 @@ impl Tracker {
             let what = format!("can't listen on {listen}: {error}; choose another address with --listen");
             ControlError::new(code, what)
         })?;
+        tracing::info!(listen = %listener.local_addr(), networks = accesses.borrow().len(), "the tracker is up");
         Ok(Self { listener, service, accesses, home, unlock })
     }
 

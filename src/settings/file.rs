@@ -155,7 +155,14 @@ impl Settings {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        toml::from_str(text).map_err(|error: toml::de::Error| {
+            // In one line; the library's own text draws a picture.
+            let message = error.message().replace('\n', "; ");
+            match error.span().and_then(|span| text.get(..span.start)) {
+                Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+                None => message,
+            }
+        })
     }
 }
 
@@ -170,7 +177,7 @@ mod tests {
         assert_eq!(some.cache.disk, Some(Size(2 << 30)));
         assert_eq!(some.mount.timeout.0, Duration::from_secs(5));
         let error = Settings::parse("[cache]\nrams = 3\n").unwrap_err();
-        assert!(error.contains("rams") && error.contains("line 2"), "{error}");
+        assert!(error.contains("rams") && error.contains("line 2") && !error.contains('\n'), "{error}");
     }
 
     #[test]

@@ -3,12 +3,17 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
 /// Longest path that fits a Unix socket's address (`sun_path` has 108 bytes with its NUL).
 const MAX_SOCKET_PATH: usize = 107;
+
+/// Between two attempts at the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is wrong with a home.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +132,20 @@ impl Home {
         }
     }
 
+    /// The same, but waits for whoever holds the lock, up to `patience`: a daemon that is ending, or a command. One that
+    /// answers on its socket is there to stay, and not waited for.
+    pub fn lock_when_free(&self, patience: Duration) -> Result<HomeLock, HomeError> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.lock() {
+                Err(HomeError::InUse(_)) if Instant::now() < until && UnixStream::connect(self.socket()).is_err() => {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                locked => return locked,
+            }
+        }
+    }
+
     /// The control socket. A home too deep for a socket's address gets a name in the runtime folder, made from the
     /// home's path.
     pub fn socket(&self) -> PathBuf {
@@ -159,6 +178,20 @@ mod tests {
         assert!(matches!(home.lock(), Err(HomeError::InUse(_))));
         drop(lock);
         home.lock().unwrap();
+    }
+
+    #[test]
+    fn who_is_about_to_go_is_waited_for_and_who_answers_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::below(dir.path());
+        let lock = home.lock().unwrap();
+        let _answers = std::os::unix::net::UnixListener::bind(home.socket()).unwrap();
+        assert!(matches!(home.lock_when_free(Duration::from_secs(60)), Err(HomeError::InUse(_))));
+        fs::remove_file(home.socket()).unwrap();
+        assert!(matches!(home.lock_when_free(Duration::from_millis(50)), Err(HomeError::InUse(_))));
+        let waits = std::thread::spawn(move || home.lock_when_free(Duration::from_secs(60)).map(drop));
+        drop(lock);
+        waits.join().unwrap().unwrap();
     }
 
     #[test]

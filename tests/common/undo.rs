@@ -1,0 +1,98 @@
+//! What has to be undone whatever happens: mounts are detached and daemons killed, at the latest when a test has taken
+//! far too long, so that a file system that hangs can't hang the tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::mounts::is_mounted;
+
+/// No test takes this long, unless something hangs.
+const WATCHDOG: Duration = Duration::from_secs(300);
+
+#[derive(Default)]
+struct Things {
+    mounts: Vec<PathBuf>,
+    daemons: Vec<(Pid, PathBuf)>,
+    over: bool,
+}
+
+/// See the module. Clones share what they know.
+#[derive(Clone, Default)]
+pub struct Undo {
+    shared: Arc<(Mutex<Things>, Condvar)>,
+}
+
+impl Undo {
+    /// With a watchdog.
+    pub fn new() -> Self {
+        let undo = Self::default();
+        let watched = undo.clone();
+        std::thread::spawn(move || {
+            let (things, changed) = &*watched.shared;
+            let things = things.lock().unwrap();
+            let (things, timeout) = changed.wait_timeout_while(things, WATCHDOG, |things| !things.over).unwrap();
+            drop(things);
+            if timeout.timed_out() {
+                eprintln!("the test hangs: its daemons are killed and its mounts are taken away");
+                watched.everything();
+            }
+        });
+        undo
+    }
+
+    /// There is a mount, or there may be one soon.
+    pub fn mount(&self, point: &Path) {
+        self.shared.0.lock().unwrap().mounts.push(point.into());
+    }
+
+    /// There is a daemon, which runs this program.
+    pub fn daemon(&self, pid: Pid, program: &Path) {
+        self.shared.0.lock().unwrap().daemons.push((pid, program.into()));
+    }
+
+    /// Takes a mount away, in use or not.
+    pub fn detach(point: &Path) {
+        while is_mounted(point) {
+            let gone = if rustix::process::geteuid().is_root() {
+                let flags = UnmountFlags::DETACH | UnmountFlags::FORCE | UnmountFlags::NOFOLLOW;
+                rustix::mount::unmount(point, flags).is_ok()
+            } else {
+                let mut command = Command::new("fusermount3");
+                command.args(["-u", "-z", "--"]).arg(point).status().is_ok_and(|status| status.success())
+            };
+            if !gone {
+                eprintln!("{} can't be unmounted", point.display());
+                return;
+            }
+        }
+    }
+
+    /// Kills a daemon that nobody waits for, unless its number is another process's by now.
+    fn kill(pid: Pid, program: &Path) {
+        let runs = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).unwrap_or_default();
+        if runs == program {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+
+    fn everything(&self) {
+        let (mounts, daemons) = {
+            let mut things = self.shared.0.lock().unwrap();
+            (std::mem::take(&mut things.mounts), std::mem::take(&mut things.daemons))
+        };
+        mounts.iter().for_each(|point| Self::detach(point));
+        daemons.iter().for_each(|(pid, program)| Self::kill(*pid, program));
+    }
+
+    /// Undoes everything, and calls the watchdog off.
+    pub fn finish(&self) {
+        self.everything();
+        self.shared.0.lock().unwrap().over = true;
+        self.shared.1.notify_all();
+    }
+}

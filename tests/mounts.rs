@@ -1,0 +1,266 @@
+//! Mounts and the daemons behind them: when they come and go, who may have them, and what is left when one is killed.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::contents::{MIB, hash_of, random_file, text_file};
+use common::mounts::{is_mounted, require_root};
+use common::process::{FLASHGET, Output, run};
+use common::wait::until;
+use common::{Network, Node};
+
+/// An ordinary user who exists everywhere and owns nothing: nobody.
+const NOBODY: u32 = 65534;
+
+fn umount(node: &Node, more: &[&str]) -> Output {
+    let point = node.mount_point.to_str().unwrap();
+    node.run(["umount", point].iter().chain(more))
+}
+
+fn os_error<T>(result: std::io::Result<T>) -> i32 {
+    match result {
+        Ok(_) => panic!("it should have failed"),
+        Err(error) => error.raw_os_error().unwrap_or_else(|| panic!("{error}")),
+    }
+}
+
+#[test]
+fn the_kernel_knows_a_mount_as_flashgets_and_reads_ahead_of_it_as_set() {
+    let network = Network::named("lab, the second");
+    let node = network.node("reader");
+    let report = node.json([Path::new("mount"), &node.mount_point]);
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.contains(node.mount_point.to_str().unwrap())).unwrap();
+    assert!(line.contains(" - fuse.flashget lab,\\040the\\040second "), "{line}");
+    let options = line.split(' ').nth(5).unwrap();
+    assert!(["ro", "nosuid", "nodev"].iter().all(|option| options.split(',').any(|has| has == *option)), "{line}");
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(report["read_ahead_kb"], 4096);
+    }
+    let error = fs::write(node.mount_point.join("new"), "x");
+    assert_eq!(os_error(error), libc::EROFS);
+    node.umount();
+}
+
+#[test]
+fn a_daemon_that_mount_started_ends_when_nothing_needs_it_any_more() {
+    let network = Network::new();
+    let node = network.member("reader");
+    node.mount();
+    let first = node.pid().unwrap();
+    assert!(node.status().ends_when_idle);
+    node.umount();
+    node.ends();
+
+    text_file(&network.path("share/file"), "shared");
+    node.share(&network.path("share"));
+    assert!(node.pid().is_none(), "sharing without a daemon starts none");
+    node.mount();
+    let second = node.pid().unwrap();
+    assert_ne!(first, second);
+    node.sees("file", 1);
+    node.umount();
+    // As long as it had taken to end, and longer.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(node.pid(), Some(second), "a daemon with a share stays");
+    node.ok([Path::new("share"), "remove".as_ref(), &network.path("share")]);
+    node.ends();
+}
+
+#[test]
+fn a_daemon_that_was_started_by_hand_stays_when_its_mount_goes() {
+    let network = Network::new();
+    let node = network.node("reader");
+    let pid = node.pid().unwrap();
+    node.mount();
+    node.umount();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(node.pid(), Some(pid));
+    assert!(node.status().mounts.is_empty());
+}
+
+#[test]
+fn a_mount_that_fails_leaves_no_daemon_behind() {
+    let network = Network::new();
+    let node = network.member("reader");
+    let missing = network.path("missing");
+    node.run([Path::new("mount"), &missing]).refused(3, "missing");
+    node.watch_daemon();
+    until("no daemon is left", || node.pid().is_none());
+}
+
+#[test]
+fn a_mount_in_use_stays_unless_it_is_forced() {
+    let network = Network::new();
+    let hash = random_file(&network.path("share/file"), 8 * MIB, "in use");
+    random_file(&network.path("share/unread"), 8 * MIB, "unread");
+    let source = network.source("source", &network.path("share"));
+    let reader = network.node("reader");
+    let mount = reader.mount();
+    reader.sees("unread", 1);
+    let mut open = File::open(mount.join("unread")).unwrap();
+    umount(&reader, &[]).refused(4, "busy");
+    assert!(is_mounted(&mount));
+    assert_eq!(hash_of(&mount.join("file")), hash, "it goes on working");
+
+    umount(&reader, &["--force"]).ok();
+    assert!(!is_mounted(&mount));
+    until("the mount is forgotten", || reader.status().mounts.is_empty());
+    assert_eq!(os_error(open.read(&mut [0; 10])), libc::ENOTCONN);
+
+    // The old file is still open, and in nobody's way.
+    reader.mount();
+    assert_eq!(hash_of(&mount.join("file")), hash);
+    let began = Instant::now();
+    reader.umount();
+    assert!(began.elapsed() < Duration::from_secs(10));
+    drop((open, source));
+}
+
+#[test]
+fn a_folder_below_the_mount_that_somebody_stands_in_keeps_it_busy() {
+    let network = Network::new();
+    text_file(&network.path("share/folder/file"), "x");
+    let _source = network.source("source", &network.path("share"));
+    let reader = network.node("reader");
+    let mount = reader.mount();
+    reader.sees("folder/file", 1);
+    let mut shell = Command::new("sleep").arg("60").current_dir(mount.join("folder")).spawn().unwrap();
+    let refused = umount(&reader, &[]);
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    refused.refused(4, "busy");
+    reader.umount();
+}
+
+#[test]
+fn after_its_daemon_was_killed_a_mount_is_made_again_in_the_same_place() {
+    let network = Network::new();
+    let hash = random_file(&network.path("share/file"), 3 * MIB, "killed");
+    let _source = network.source("source", &network.path("share"));
+    let mut reader = network.member("reader");
+    let mount = reader.mount();
+    reader.sees("file", 1);
+    reader.kill();
+    until("the mount is dead", || {
+        fs::read_dir(&mount).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    });
+    reader.mount();
+    reader.sees("file", 1);
+    assert_eq!(hash_of(&mount.join("file")), hash);
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let there = table.lines().filter(|line| line.contains(mount.to_str().unwrap())).count();
+    assert_eq!(there, 1, "the dead mount is gone, not covered");
+
+    // And one that nobody mounts again can be taken away, without a daemon.
+    reader.kill();
+    umount(&reader, &[]).ok();
+    assert!(!is_mounted(&mount));
+    umount(&reader, &[]).refused(3, "not mounted");
+}
+
+#[test]
+fn two_mounts_of_one_daemon_live_and_end_apart() {
+    let network = Network::new();
+    text_file(&network.path("share/file"), "twice");
+    let _source = network.source("source", &network.path("share"));
+    let reader = network.member("reader");
+    let second = network.path("mnt/second");
+    fs::create_dir(&second).unwrap();
+    network.undo.mount(&second);
+    let first = reader.mount();
+    reader.ok([Path::new("mount"), &second]);
+    reader.sees("file", 1);
+    for mount in [&first, &second] {
+        assert_eq!(fs::read_to_string(mount.join("file")).unwrap(), "twice");
+    }
+    reader.umount();
+    assert_eq!(fs::read_to_string(second.join("file")).unwrap(), "twice");
+    assert_eq!(reader.status().mounts.len(), 1);
+    reader.ok([Path::new("umount"), &second]);
+    reader.ends();
+}
+
+#[test]
+fn stopping_the_daemon_takes_its_mounts_away() {
+    let network = Network::new();
+    let mut by_signal = network.node("one");
+    by_signal.mount();
+    by_signal.stop();
+    assert!(!is_mounted(&by_signal.mount_point));
+
+    let by_command = network.member("two");
+    by_command.mount();
+    by_command.ok(["stop"]);
+    by_command.ends();
+    until("the mount is gone", || !is_mounted(&by_command.mount_point));
+}
+
+/// A command as the user nobody.
+fn as_nobody(program: &str, args: &[&Path]) -> Output {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
+    run(command.arg(program).args(args))
+}
+
+#[test]
+fn an_ordinary_user_mounts_with_fusermount3() {
+    require_root("it becomes an ordinary user; run the other tests as one to see the same");
+    let network = Network::named("lab, the second");
+    let hash = random_file(&network.path("share/file"), 5 * MIB, "ordinary");
+    let _source = network.source("source", &network.path("share"));
+    // Where the program was built, others may not be allowed to look.
+    let program = network.path("flashget");
+    fs::copy(FLASHGET, &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut reader = network.outsider("reader");
+    reader.belongs_to(NOBODY, &program);
+    reader.join(&network.invite);
+    let mount = reader.mount();
+    reader.sees("file", 1);
+    assert_eq!(fs::metadata(reader.home.join("state/key")).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let copy = reader.home.join("copy");
+    as_nobody("cp", &[&mount.join("file"), &copy]).ok();
+    assert_eq!(hash_of(&copy), hash);
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.contains(mount.to_str().unwrap())).unwrap();
+    assert!(line.contains("- fuse.flashget lab,\\040the\\040second ") && line.contains("user_id=65534"), "{line}");
+
+    let mut standing = Command::new("setpriv");
+    standing.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", "cd \"$0\" && exec sleep 60"]);
+    let mut standing = standing.arg(&mount).spawn().unwrap();
+    until("somebody stands in the mount", || {
+        fs::read_link(format!("/proc/{}/cwd", standing.id())).is_ok_and(|cwd| cwd == mount)
+    });
+    let refused = umount(&reader, &[]);
+    standing.kill().unwrap();
+    standing.wait().unwrap();
+    refused.refused(4, "busy");
+    reader.umount();
+    reader.ends();
+}
+
+#[test]
+fn a_client_that_goes_away_in_the_middle_of_a_mount_leaves_no_daemon_behind() {
+    // A tracker that takes connections and says nothing holds the first view up.
+    let ip = std::net::Ipv4Addr::LOCALHOST;
+    let silent = std::net::TcpListener::bind((ip, 0)).unwrap();
+    let addr = silent.local_addr().unwrap();
+    let network = Network::at("lab", ip, addr, addr);
+    let node = network.member("reader");
+    network.undo.mount(&node.mount_point);
+    let mut client = node.command().arg("mount").arg(&node.mount_point).spawn().unwrap();
+    until("the daemon is up", || node.pid().is_some());
+    node.watch_daemon();
+    client.kill().unwrap();
+    client.wait().unwrap();
+    until("no daemon is left", || node.pid().is_none());
+    assert!(!is_mounted(&node.mount_point));
+}
