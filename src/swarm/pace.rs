@@ -58,6 +58,8 @@ pub struct Pace {
     samples: u32,
     /// The shortest round trip that was told, and the shortest that a chunk took (which includes its transmission).
     told: Duration,
+    /// The guess is more than that: it was measured before.
+    hinted: bool,
     quickest: Duration,
     /// Bytes so far, and when the last ones came.
     delivered: u64,
@@ -82,6 +84,7 @@ impl Pace {
             rate: guess.max(1.0),
             samples: 0,
             told: Duration::MAX,
+            hinted: false,
             quickest: Duration::MAX,
             delivered: 0,
             delivered_at: None,
@@ -93,11 +96,14 @@ impl Pace {
         self.rate = self.rate.min(CHUNK as f64 / self.deadline().as_secs_f64());
     }
 
-    /// A better guess. Changes nothing once something has been measured.
-    pub fn guess(&mut self, rate: f64) {
-        if self.samples == 0 {
-            self.rate = rate.max(1.0);
-        }
+    /// Nothing measured yet, but `rate` bytes per second some time ago.
+    pub fn remembered(rate: f64) -> Self {
+        Self { hinted: true, ..Self::new(rate) }
+    }
+
+    /// True if the rate is more than a guess.
+    pub fn is_known(&self) -> bool {
+        self.samples > 0 || self.hinted
     }
 
     /// A round trip took this long.
@@ -183,7 +189,7 @@ impl Pace {
     /// How many requests to have in flight: what the link holds twice over (it may be faster than it looks), and some to spare.
     pub fn depth(&self) -> usize {
         let rtt = self.rtt();
-        if self.samples == 0 {
+        if !self.is_known() {
             return (FIRST_DEPTH + (rtt.as_micros() / FIRST_DEPTH_PER.as_micros()) as usize).min(MAX_DEPTH / 4);
         }
         let on_the_way = (2.0 * rtt.as_secs_f64() / self.chunk_time()).ceil() as usize;

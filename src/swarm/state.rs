@@ -138,7 +138,7 @@ impl State {
     /// Takes out what is to be done.
     pub fn todo(&mut self, now: Instant) -> Todo {
         let mut todo = Todo::default();
-        for act in self.planner.acts() {
+        for act in self.planner.acts(now) {
             match act {
                 Act::Ask(ticket) => {
                     let Some(source) = self.slots.get(&ticket.slot).and_then(|node| self.sources.get(node)) else {
@@ -187,7 +187,7 @@ impl State {
 
     // ---- What is wanted.
 
-    pub fn wait_for(&mut self, index: u64, waiter: Waiter, now: Instant) {
+    pub fn wait_for(&mut self, index: u64, waiter: Waiter) {
         // If it was verified before, it has left the cache since.
         if self.planner.table().done().contains(index) {
             self.planner.forget(&Ranges::of(index..index + 1));
@@ -195,45 +195,45 @@ impl State {
         let waiters = self.waiters.entry(index).or_default();
         waiters.retain(|waiter| !waiter.is_closed());
         waiters.push(waiter);
-        self.planner.want_now(index, now);
+        self.planner.want_now(index);
     }
 
-    pub fn unwant_all(&mut self, now: Instant) {
-        self.planner.unwant(&self.all(), now);
+    pub fn unwant_all(&mut self) {
+        self.planner.unwant(&self.all());
     }
 
-    pub fn begin_download(&mut self, wanted: Ranges, chunks: mpsc::UnboundedSender<Answer>, now: Instant) -> u64 {
+    pub fn begin_download(&mut self, wanted: Ranges, chunks: mpsc::UnboundedSender<Answer>) -> u64 {
         let there = wanted.intersection(self.planner.table().done());
         let mut missing = wanted;
         missing.subtract(&there);
         let id = self.next_download;
         self.next_download += 1;
         self.downloads.insert(id, Demand { wanted: missing.clone(), there, queued: 0, chunks });
-        self.give_credit(now);
-        self.planner.want(&missing, now);
+        self.give_credit();
+        self.planner.want(&missing);
         id
     }
 
     /// Ends a download: what neither another one nor a reader wants is wanted no more.
-    pub fn end_download(&mut self, id: u64, now: Instant) {
+    pub fn end_download(&mut self, id: u64) {
         let Some(ended) = self.downloads.remove(&id) else { return };
         let mut unwanted = ended.wanted;
         self.downloads.values().for_each(|other| unwanted.subtract(&other.wanted));
         unwanted.subtract(self.planner.table().soon());
-        self.planner.unwant(&unwanted, now);
-        self.give_credit(now);
+        self.planner.unwant(&unwanted);
+        self.give_credit();
     }
 
-    pub fn taken(&mut self, id: u64, now: Instant) {
+    pub fn taken(&mut self, id: u64) {
         if let Some(download) = self.downloads.get_mut(&id) {
             download.queued = download.queued.saturating_sub(1);
         }
-        self.give_credit(now);
+        self.give_credit();
     }
 
-    fn give_credit(&mut self, now: Instant) {
+    fn give_credit(&mut self) {
         let queued = self.downloads.values().map(|download| download.queued).max().unwrap_or(0);
-        self.planner.credit(ROOM.saturating_sub(queued), now);
+        self.planner.credit(ROOM.saturating_sub(queued));
     }
 
     pub fn next_there(&mut self, id: u64) -> Option<u64> {
@@ -244,13 +244,13 @@ impl State {
     }
 
     /// It was verified once, and has left the cache.
-    pub fn want_again(&mut self, id: u64, index: u64, now: Instant) {
+    pub fn want_again(&mut self, id: u64, index: u64) {
         let one = Ranges::of(index..index + 1);
         if let Some(download) = self.downloads.get_mut(&id) {
             download.wanted.union_with(&one);
         }
         self.planner.forget(&one);
-        self.planner.want(&one, now);
+        self.planner.want(&one);
     }
 
     pub fn is_handed_over(&self, id: u64) -> bool {
@@ -311,11 +311,11 @@ impl State {
         true
     }
 
-    pub fn holds_more(&mut self, node: NodeId, held: &Ranges, now: Instant) {
+    pub fn holds_more(&mut self, node: NodeId, held: &Ranges) {
         if held.runs().len() <= MAX_RUNS
             && let Some(slot) = self.sources.get(&node).and_then(|source| source.slot)
         {
-            self.planner.holds_more(slot, &held.intersection(&self.all()), now);
+            self.planner.holds_more(slot, &held.intersection(&self.all()));
         }
     }
 
@@ -410,7 +410,7 @@ impl State {
             source.part.hedges += account.hedges;
         }
         self.slots.remove(&slot);
-        self.planner.gone(slot, now);
+        self.planner.gone(slot);
     }
 
     pub fn remember_rates(&self, around: &Surroundings) {
@@ -470,7 +470,7 @@ impl State {
     ) {
         let (index, len) = (chunk.index(), chunk.bytes().len() as u64);
         let ticket = ticket.unwrap_or(Ticket { slot: Slot(u32::MAX), chunk: index, serial: 0 });
-        let first = self.planner.verified(ticket, now);
+        let first = self.planner.verified(ticket);
         let Some(source) = self.sources.get_mut(&node) else { return };
         source.part.wire_bytes += wire_len as u64;
         if first {
@@ -492,7 +492,7 @@ impl State {
             }
         }
         if queued {
-            self.give_credit(now);
+            self.give_credit();
         }
     }
 
@@ -531,12 +531,12 @@ impl State {
         }
         let since = *self.hopeless_since.get_or_insert(now);
         if !self.had_source || now >= since + NO_SOURCE_GRACE {
-            self.fail_hopeless(now);
+            self.fail_hopeless();
             self.hopeless_since = None;
         }
     }
 
-    fn fail_hopeless(&mut self, now: Instant) {
+    fn fail_hopeless(&mut self) {
         let changed = self.sources.values().any(|source| source.phase == Phase::Changed);
         let error = if changed && self.slots.is_empty() { FetchError::Gone } else { FetchError::NoSource };
         let nobody = self.slots.is_empty();
@@ -548,7 +548,7 @@ impl State {
                 self.answers.push((waiter, Err(error)));
             }
             if !self.downloads.values().any(|download| download.wanted.contains(index)) {
-                self.planner.unwant(&Ranges::of(index..index + 1), now);
+                self.planner.unwant(&Ranges::of(index..index + 1));
             }
         }
         let table = self.planner.table();

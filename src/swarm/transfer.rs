@@ -89,7 +89,7 @@ impl TransferUse {
 impl Drop for TransferUse {
     fn drop(&mut self) {
         if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.with(|state, now| state.unwant_all(now));
+            self.0.with(|state, _| state.unwant_all());
         }
     }
 }
@@ -201,14 +201,14 @@ impl Transfer {
             return Ok(chunk);
         }
         let (waiter, arrives) = oneshot::channel();
-        self.with(|state, now| state.wait_for(index, waiter, now));
+        self.with(|state, _| state.wait_for(index, waiter));
         // The sender goes only together with the transfer.
         arrives.await.unwrap_or(Err(FetchError::NoSource))
     }
 
     fn ahead(self: &Arc<Self>, chunks: &Ranges) {
         let chunks = chunks.intersection(&Ranges::of(0..chunk_count(self.content.size)));
-        self.with(|state, now| state.planner.want_near(&chunks, now));
+        self.with(|state, _| state.planner.want_near(&chunks));
     }
 
     pub(super) fn begin_download(
@@ -217,16 +217,16 @@ impl Transfer {
         chunks: mpsc::UnboundedSender<Result<VerifiedChunk, FetchError>>,
     ) -> u64 {
         let wanted = wanted.intersection(&Ranges::of(0..chunk_count(self.content.size)));
-        self.with(|state, now| state.begin_download(wanted, chunks, now))
+        self.with(|state, _| state.begin_download(wanted, chunks))
     }
 
     pub(super) fn end_download(self: &Arc<Self>, id: u64) {
-        self.with(|state, now| state.end_download(id, now));
+        self.with(|state, _| state.end_download(id));
     }
 
     /// One chunk was taken out of a download's queue.
     pub(super) fn taken(self: &Arc<Self>, id: u64) {
-        self.with(|state, now| state.taken(id, now));
+        self.with(|state, _| state.taken(id));
     }
 
     /// A chunk that the download wants and that was verified before it began.
@@ -235,7 +235,7 @@ impl Transfer {
             if let Some(chunk) = self.around.keep.recall(self.content, index) {
                 return Some(chunk);
             }
-            self.with(|state, now| state.want_again(id, index, now));
+            self.with(|state, _| state.want_again(id, index));
         }
         None
     }
@@ -267,7 +267,7 @@ impl Transfer {
                 return false;
             }
             if state.knows(node) {
-                state.holds_more(node, &held, now);
+                state.holds_more(node, &held);
                 return false;
             }
             state.add(link, Some(held), &self.around, now)

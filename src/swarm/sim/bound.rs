@@ -14,6 +14,8 @@ use crate::swarm::pace::Pace;
 /// What happened in a run and counts for its bound.
 #[derive(Clone, Debug, Default)]
 pub struct Happened {
+    /// From when on everything was known, if peers with parts change, and what had been verified by then.
+    pub known: (f64, Ranges),
     /// Seconds that each peer lost by losses on its link.
     pub lost: Vec<f64>,
     /// Faults of each peer that the transfer met.
@@ -21,24 +23,32 @@ pub struct Happened {
 }
 
 /// Classes of chunks: how many bytes are held by exactly these peers.
-fn classes(scenario: &Scenario, usable: &[usize]) -> BTreeMap<Vec<usize>, f64> {
+fn classes(scenario: &Scenario, happened: &Happened, usable: &[usize]) -> BTreeMap<Vec<usize>, f64> {
     let mut edges = vec![0, scenario.chunks];
-    let held: Vec<Option<&Ranges>> = usable.iter().map(|at| scenario.peers[*at].held.as_ref()).collect();
-    for run in held.iter().flatten().flat_map(|held| held.runs()) {
+    let held: Vec<Option<Ranges>> = usable.iter().map(|at| scenario.peers[*at].holds_at(happened.known.0)).collect();
+    let done = &happened.known.1;
+    for run in held.iter().flatten().chain([done]).flat_map(|held| held.runs()) {
         edges.extend([run.start, run.end]);
     }
     edges.sort_unstable();
     edges.dedup();
     let mut classes = BTreeMap::new();
     for pair in edges.windows(2) {
-        let holders = (0..usable.len()).filter(|at| held[*at].is_none_or(|held| held.contains(pair[0])));
+        if done.contains(pair[0]) {
+            continue;
+        }
+        let holders = (0..usable.len()).filter(|at| held[*at].as_ref().is_none_or(|held| held.contains(pair[0])));
         *classes.entry(holders.collect()).or_insert(0.0) += ((pair[1] - pair[0]) * CHUNK) as f64;
     }
     classes
 }
 
-/// What peer `at` can send by `time`, in bytes.
+/// What peer `at` can send by `time`, in bytes, from when on it all was known.
 fn can_send(scenario: &Scenario, happened: &Happened, at: usize, time: f64) -> f64 {
+    sends_by(scenario, happened, at, time) - sends_by(scenario, happened, at, time.min(happened.known.0))
+}
+
+fn sends_by(scenario: &Scenario, happened: &Happened, at: usize, time: f64) -> f64 {
     let peer = &scenario.peers[at];
     let until = match peer.fault {
         Fault::Vanishes(at) | Fault::Stops(at) => time.min(at),
@@ -56,18 +66,21 @@ fn can_send(scenario: &Scenario, happened: &Happened, at: usize, time: f64) -> f
 
 /// The least time in which all chunks could have come from the peers in `usable`; `None` if never.
 fn flow_time(scenario: &Scenario, happened: &Happened, usable: &[usize]) -> Option<f64> {
-    let classes = classes(scenario, usable);
+    let classes = classes(scenario, happened, usable);
+    if classes.is_empty() {
+        return Some(happened.known.0);
+    }
     if classes.keys().any(Vec::is_empty) {
         return None;
     }
-    let (mut low, mut high) = (0.0, 1e-3);
+    let (mut low, mut high) = (happened.known.0, happened.known.0 + 1e-3);
     let feasible = |time: f64| {
         let sends: Vec<f64> = usable.iter().map(|at| can_send(scenario, happened, *at, time)).collect();
         Flow::new(&sends, &classes).carries_all()
     };
     while !feasible(high) {
         low = high;
-        high *= 2.0;
+        high += 2.0 * (high - happened.known.0);
         if high > 1e6 {
             return None;
         }
@@ -204,7 +217,7 @@ impl Flow {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scenario::{Peer, Wanted};
+    use super::super::scenario::{Kind, Peer, Wanted};
     use super::*;
 
     fn peer(rate: f64, held: Option<Ranges>) -> Peer {
@@ -222,9 +235,10 @@ mod tests {
     }
 
     fn time(peers: Vec<Peer>) -> f64 {
-        let happened = Happened { lost: vec![0.0; peers.len()], faults: vec![0; peers.len()] };
+        let happened =
+            Happened { known: (0.0, Ranges::new()), lost: vec![0.0; peers.len()], faults: vec![0; peers.len()] };
         let all: Vec<usize> = (0..peers.len()).collect();
-        let scenario = Scenario { chunks: 100, wanted: Wanted::Whole, peers };
+        let scenario = Scenario { chunks: 100, wanted: Wanted::Whole, kind: Kind::Full, peers, known: false };
         flow_time(&scenario, &happened, &all).unwrap()
     }
 
