@@ -280,7 +280,7 @@ impl Session {
                 // An answer that nobody waits for any more is not worth decompressing.
                 let Some(waiter) = self.waiting.lock().remove(&header.id) else { return Ok(()) };
                 let bytes = if header.flags & FLAG_SNAPPY == 0 {
-                    Bytes::from(body)
+                    body
                 } else {
                     compress::decompress(&body, header.plain_len as usize).ok_or_else(malformed)?.into()
                 };

@@ -71,6 +71,8 @@ pub struct Planner {
     end_game_at: Instant,
     hedges: u64,
     seed: u64,
+    /// The file's last chunk.
+    last: u64,
 }
 
 impl Planner {
@@ -93,6 +95,7 @@ impl Planner {
             end_game_at: now,
             hedges: 0,
             seed,
+            last: chunks.saturating_sub(1),
         }
     }
 
@@ -468,6 +471,11 @@ impl Planner {
     /// Sources with nothing to do bring what is still in flight from others, if they bring it sooner.
     fn end_game(&mut self, now: Instant) {
         if self.table.in_flight() == 0 || self.table.in_flight() >= self.credit || now < self.end_game_at {
+            return;
+        }
+        // A reader's window is full: it will move on, and those who are idle will have work then.
+        let soon = self.table.soon();
+        if !soon.is_empty() && !soon.contains(self.last) && !self.table.done().contains(self.last) {
             return;
         }
         let generation = self.table.generation();
