@@ -19,13 +19,18 @@ ROOT = Path(__file__).resolve().parent.parent
 TRACKER_PORT = 7440
 
 
+def target():
+    """Where cargo puts what it builds."""
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+
+
 def binary():
     """The release build; built if need be."""
     given = os.environ.get("FLASHGET_BIN")
     if given:
         return given
     subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=ROOT, check=True)
-    return str(ROOT / "target/release/flashget")
+    return str(target() / "release/flashget")
 
 
 def free_port(address="127.0.0.1"):

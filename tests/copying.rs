@@ -19,9 +19,8 @@ fn parts(node: &Node, path: &str) -> Vec<(String, u64)> {
     let transfers = node.json(["transfers"]);
     let all = transfers["transfers"].as_array().unwrap();
     let transfer = all.iter().find(|transfer| transfer["path"] == path).expect("a transfer");
-    let part = |source: &serde_json::Value| {
-        (source["name"].as_str().unwrap().to_owned(), source["bytes"].as_u64().unwrap())
-    };
+    let part =
+        |source: &serde_json::Value| (source["name"].as_str().unwrap().to_owned(), source["bytes"].as_u64().unwrap());
     transfer["sources"].as_array().unwrap().iter().map(part).collect()
 }
 

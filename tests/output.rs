@@ -19,7 +19,10 @@ fn an_invite_is_one_line_and_nothing_else_is_on_stdout() {
         let made = node.run(["network", "create", "another", "--tracker", "tracker.example"]).ok();
         assert_eq!(made.stderr, "");
         let line = made.text();
-        assert!(line.ends_with('\n') && line.lines().count() == 1 && !line.trim().contains(char::is_whitespace), "{line}");
+        assert!(
+            line.ends_with('\n') && line.lines().count() == 1 && !line.trim().contains(char::is_whitespace),
+            "{line}"
+        );
         let again = node.run(["network", "invite", "another"]).ok();
         assert_eq!((again.text(), again.stderr.as_str()), (line.clone(), ""));
         let joiner = network.outsider(&format!("joins-{}", node.name));
@@ -81,7 +84,11 @@ fn every_report_is_json_for_programs() {
     assert_eq!(reader.json(["ls", "-R"])["entries"].as_array().unwrap().len(), 2);
     let file = reader.json(["stat", "sub/file.bin"]);
     assert_eq!(file["root"], hash_of(&share.join("sub/file.bin")));
-    assert_eq!(file, reader.json([Path::new("stat"), &reader.mount_point.join("sub/file.bin")]), "or by its path in a mount");
+    assert_eq!(
+        file,
+        reader.json([Path::new("stat"), &reader.mount_point.join("sub/file.bin")]),
+        "or by its path in a mount"
+    );
 }
 
 #[test]
@@ -159,8 +166,18 @@ fn logs_at_the_usual_level_name_no_file_no_folder_and_no_content() {
     keep(&network.tracker_log());
 
     let names = markers(&[
-        "zq-share", "zq-folder", "zq-big", "zq-small", "zq-content", "zq-changed", "zq-other", "zq-missing", "zq-garbage",
-        "zq-network", "mnt/reader", &network.invite,
+        "zq-share",
+        "zq-folder",
+        "zq-big",
+        "zq-small",
+        "zq-content",
+        "zq-changed",
+        "zq-other",
+        "zq-missing",
+        "zq-garbage",
+        "zq-network",
+        "mnt/reader",
+        &network.invite,
     ]);
     for (file, log) in logs {
         assert!(log.len() > 50, "{} is empty", file.display());

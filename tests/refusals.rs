@@ -28,7 +28,8 @@ fn state(node: &Node) -> State {
     // A running daemon saves what it learns at its own time.
     let settled = |path: &PathBuf| {
         let path = path.to_str().unwrap();
-        let alive = running && ["state/index", "state/peers", "state/catalogs", "cache"].iter().any(|at| path.starts_with(at));
+        let alive =
+            running && ["state/index", "state/peers", "state/catalogs", "cache"].iter().any(|at| path.starts_with(at));
         !alive && !path.ends_with("lock") && !path.ends_with("daemon.log") && !path.ends_with(".sock")
     };
     let files = files_below(&node.home).into_iter().filter(settled);
@@ -49,7 +50,11 @@ fn state(node: &Node) -> State {
         files: files.map(hash).collect(),
         networks: names("network", "name"),
         shares: names("share", "dir"),
-        mounts: if running { format!("{:?}", node.status().mounts.iter().map(|m| m.dir.clone()).collect::<Vec<_>>()) } else { String::new() },
+        mounts: if running {
+            format!("{:?}", node.status().mounts.iter().map(|m| m.dir.clone()).collect::<Vec<_>>())
+        } else {
+            String::new()
+        },
     }
 }
 

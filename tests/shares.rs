@@ -45,7 +45,9 @@ fn changes_in_a_share_are_seen_in_other_mounts_within_seconds() {
 
     let mut open = fs::File::open(mount.join("old.txt")).unwrap();
     text_file(&share.join("old.txt"), "new, and longer");
-    seen_within("a changed file", || fs::read_to_string(mount.join("old.txt")).is_ok_and(|text| text == "new, and longer"));
+    seen_within("a changed file", || {
+        fs::read_to_string(mount.join("old.txt")).is_ok_and(|text| text == "new, and longer")
+    });
     let mut text = String::new();
     std::io::Read::read_to_string(&mut open, &mut text).unwrap();
     assert_eq!(text, "old", "an open file stays the one that was opened");
@@ -63,7 +65,9 @@ fn changes_in_a_share_are_seen_in_other_mounts_within_seconds() {
     seen_within("a file in new folders", || mount.join("a/b/c/deep.txt").is_file());
 
     text_file(&share.join(".flashgetignore"), "*.bin\n/a\n");
-    seen_within("what is ignored from now on", || ls(&mount) == ["renamed"] && ls(&mount.join("renamed")) == ["inside.txt"]);
+    seen_within("what is ignored from now on", || {
+        ls(&mount) == ["renamed"] && ls(&mount.join("renamed")) == ["inside.txt"]
+    });
     fs::remove_dir_all(share.join("renamed")).unwrap();
     seen_within("nothing is left", || ls(&mount).is_empty());
 }
@@ -174,7 +178,9 @@ fn a_restart_hashes_nothing_again() {
     until("the change is seen", || {
         reader.stat("small/7").is_some_and(|entry| entry.root.unwrap().to_string() == changed)
     });
-    assert!(matches!(source.ask(&Request::ShareList), Ok(flashget::control::Report::Shares(all)) if all[0].to_hash == 0));
+    assert!(
+        matches!(source.ask(&Request::ShareList), Ok(flashget::control::Report::Shares(all)) if all[0].to_hash == 0)
+    );
 }
 
 #[test]

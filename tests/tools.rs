@@ -54,8 +54,11 @@ fn rsync_copies_once_and_finds_nothing_to_do_the_second_time() {
     let copy = network.path("copy");
     let rsync = || {
         let from = mount.join("");
-        tool("rsync", ["-a".as_ref(), "--stats".as_ref(), "--out-format=COPIED %n".as_ref(), from.as_os_str(), copy.as_os_str()])
-            .text()
+        tool(
+            "rsync",
+            ["-a".as_ref(), "--stats".as_ref(), "--out-format=COPIED %n".as_ref(), from.as_os_str(), copy.as_os_str()],
+        )
+        .text()
     };
     let files = files_below(&network.path("share"));
     let copied = |said: &str| said.lines().filter(|line| line.starts_with("COPIED ") && !line.ends_with('/')).count();
@@ -79,7 +82,10 @@ fn tar_packs_what_is_there() {
     let (network, _source, _reader, mount) = shared(tree);
     let archive = network.path("all.tar");
     // --sparse trusts st_blocks: where a file claimed none, its content would be left out.
-    tool("tar", ["--sparse".as_ref(), "-cf".as_ref(), archive.as_os_str(), "-C".as_ref(), mount.as_os_str(), ".".as_ref()]);
+    tool(
+        "tar",
+        ["--sparse".as_ref(), "-cf".as_ref(), archive.as_os_str(), "-C".as_ref(), mount.as_os_str(), ".".as_ref()],
+    );
     let unpacked = network.path("unpacked");
     fs::create_dir(&unpacked).unwrap();
     tool("tar", ["-xf".as_ref(), archive.as_os_str(), "-C".as_ref(), unpacked.as_os_str()]);
@@ -106,7 +112,10 @@ fn grep_du_find_and_programs_work() {
     let blocks = tool("du", ["-s".as_ref(), "-B1".as_ref(), mount.as_os_str()]).text();
     assert!(blocks.split_whitespace().next().unwrap().parse::<u64>().unwrap() >= real, "{blocks}");
 
-    let names = tool("find", [mount.join("names").as_os_str(), "-type".as_ref(), "f".as_ref(), "-printf".as_ref(), "%f\n".as_ref()]);
+    let names = tool(
+        "find",
+        [mount.join("names").as_os_str(), "-type".as_ref(), "f".as_ref(), "-printf".as_ref(), "%f\n".as_ref()],
+    );
     let names = names.text();
     let mut names: Vec<&str> = names.lines().collect();
     names.sort();

@@ -29,7 +29,8 @@ const CLOSED: Duration = Duration::from_secs(5);
 /// The two nodes of the traffic test do what nodes do, with things that can be told in a capture.
 fn traffic(network: &Network, source: &mut Node, reader: &mut Node, size: u64) {
     let share = network.path("zq-shared-folder");
-    let hash = marked_file(&share.join("zq-folder/zq-image.bin"), size, "traffic", Some(b"zq-marker-inside-of-the-content!"));
+    let hash =
+        marked_file(&share.join("zq-folder/zq-image.bin"), size, "traffic", Some(b"zq-marker-inside-of-the-content!"));
     text_file(&share.join("zq-folder/zq-text.txt"), "zq-line-of-a-text that compresses well\n".repeat(100_000));
     text_file(&share.join("zq-small.txt"), "zq-small-content");
     source.start();
@@ -91,7 +92,9 @@ fn the_traffic_shows_no_name_no_path_and_no_content() {
     // The proof that what is sent in the clear is found.
     let control = "zq-sent-in-the-clear";
     let listener = std::net::TcpListener::bind((network.ip, 0)).unwrap();
-    let through = if as_root { listener.local_addr().unwrap() } else {
+    let through = if as_root {
+        listener.local_addr().unwrap()
+    } else {
         relays.push(Relay::start(listener.local_addr().unwrap()));
         relays.last().unwrap().addr
     };
@@ -258,7 +261,8 @@ fn a_network_gets_nothing_of_another_one_that_a_node_is_in_too() {
     let ask = |invite: &str, content: ContentId| {
         runtime().block_on(async {
             let access = access(invite, Kind::Member);
-            let link = dial(PeerAddr::Tcp(both.addr), &identity("asker"), &access, None, Arc::new(Nothing)).await.unwrap();
+            let link =
+                dial(PeerAddr::Tcp(both.addr), &identity("asker"), &access, None, Arc::new(Nothing)).await.unwrap();
             let opened = link.request(Request::Open(content)).await;
             let group = link.request(Request::Group { content, group: 0 }).await;
             let chunk = link.chunk(content, 0).await;

@@ -34,6 +34,7 @@ Usage: mount.flashget NETWORK DIR [-sfnvhV] [-o OPTIONS] [-t TYPE]
                 xattr               tell a file's state in its extended attributes
                 keyfile=PATH        what unlocks the vault
                 tracker=HOST:PORT   one more tracker; may be repeated
+                peer=ADDR:PORT      a peer to try even when no tracker names it; may be repeated
                 home=DIR            the home of the daemon that mounts
               What mount(8), systemd and desktops add (rw, defaults, _netdev, nofail, noauto, user, x-*, comment=,
               nosuid, noatime ...) is accepted.

@@ -57,11 +57,11 @@ const FLAGS: &[&str] = &["allow_other", "hard", "ro", "soft", "xattr"];
 
 /// ... and with one.
 const VALUES: &[&str] =
-    &["cache_size", "gid", "keyfile", "linger", "read_ahead_kb", "timeo", "tracker", "uid", "umask", "window"];
+    &["cache_size", "gid", "keyfile", "linger", "peer", "read_ahead_kb", "timeo", "tracker", "uid", "umask", "window"];
 
-/// May be given several times, each adding to the others. Of all others the last one counts, so that mount(8)'s `-o`
+/// These may be given several times, each adding to the others. Of all others the last one counts, so that mount(8)'s `-o`
 /// overrides fstab.
-const REPEATED: &str = "tracker";
+const REPEATED: &[&str] = &["peer", "tracker"];
 
 /// Values that are paths. mount(8) calls its helpers from wherever it is, so a relative path would mean something else
 /// each time.
@@ -191,7 +191,7 @@ fn put(passed: &mut Vec<(&'static str, OsString)>, name: &'static str, option: O
     };
     passed.retain(
         |(earlier, text)| {
-            if *earlier == REPEATED { *text != option } else { *earlier != name && *earlier != rival }
+            if REPEATED.contains(earlier) { *text != option } else { *earlier != name && *earlier != rival }
         },
     );
     passed.push((name, option));

@@ -40,6 +40,8 @@ const WRITE: usize = 512 * 1024;
 /// What one read takes from the socket at most.
 const READ: usize = 512 * 1024;
 const TAG: usize = 16;
+/// Bytes that the kernel takes beyond what is on its way: one write, so that it always has something to send.
+const UNSENT: u32 = 512 * 1024;
 
 enum Reply {
     Message(Response),
@@ -108,6 +110,10 @@ impl Session {
             rate: AtomicU64::new(0),
             heard: AtomicU64::new(0),
         });
+        // What waits should wait here, where control goes before bulk and givers before takers, and not in the kernel.
+        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT) {
+            tracing::debug!(%error, "the kernel's queue of unsent bytes can't be bounded");
+        }
         let (from, to) = stream.into_split();
         tokio::spawn(Arc::clone(&session).run(from, to, service));
         session

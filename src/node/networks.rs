@@ -77,6 +77,9 @@ pub(super) fn around(
     })
 }
 
+/// Peers that are asked whether they hold what no live peer shares.
+const ASKED_AT_RANDOM: usize = 64;
+
 /// Finds a file's sources among a network's live members.
 struct Members {
     membership: Arc<Membership>,
@@ -88,7 +91,14 @@ struct Members {
 #[async_trait]
 impl Finder for Members {
     fn sources(&self, content: &ContentId) -> Vec<Arc<dyn PeerLink>> {
-        self.membership.sources(content)
+        let listed = self.membership.sources(content);
+        if !listed.is_empty() {
+            return listed;
+        }
+        // Nobody who shares it is live. Others may hold it, or parts of it, in their caches: only they themselves know.
+        let mut others = self.membership.links();
+        others.truncate(ASKED_AT_RANDOM);
+        others
     }
 
     fn me(&self) -> Option<NodeId> {

@@ -68,6 +68,7 @@ impl Contents for Reader {
             content,
             window: Mutex::new(Window::new(content.size, self.shared.limits.window)),
             transfer: OnceLock::new(),
+            timed_out_at: Mutex::new(None),
             shared: Arc::clone(&self.shared),
         })
     }
@@ -78,6 +79,8 @@ struct Handle {
     window: Mutex<Window>,
     /// Joined at the first chunk that is not in the cache: what is whole here never asks the network.
     transfer: OnceLock<TransferUse>,
+    /// Bytes that the transfer had brought when a read timed out.
+    timed_out_at: Mutex<Option<u64>>,
     shared: Arc<Shared>,
 }
 
@@ -139,22 +142,63 @@ impl Handle {
     }
 }
 
+/// After a read has timed out, the next ones wait only for this long until something has come: the kernel asks once more
+/// for each page of what failed, and nobody should wait for each of them in turn.
+const AFTER_TIMEOUT: Duration = Duration::from_millis(200);
+/// A hard read that has no source looks again after this long, or when sources change.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+impl Handle {
+    /// How long a read may take: `None` for ever.
+    fn patience(&self) -> Option<Duration> {
+        let limit = self.shared.limits.timeout?;
+        let stuck = self.timed_out_at.lock().is_some_and(|bytes| bytes == self.fetched());
+        Some(if stuck { limit.min(AFTER_TIMEOUT) } else { limit })
+    }
+
+    /// Bytes that the transfer has brought so far.
+    fn fetched(&self) -> u64 {
+        self.transfer.get().map_or(0, TransferUse::bytes)
+    }
+
+    async fn chunks(&self, offset: u64, len: usize) -> Result<Vec<VerifiedChunk>, ReadError> {
+        let chunks = chunks_of(self.content.size, offset, len as u64);
+        let all = try_join_all(chunks.map(|index| self.chunk(index)));
+        // What is needed now is asked for (at the first poll) before what may be needed next.
+        self.ask_ahead(offset, len);
+        all.await
+    }
+
+    /// For a mount that waits: goes on when a peer returns.
+    async fn chunks_at_last(&self, offset: u64, len: usize) -> Result<Vec<VerifiedChunk>, ReadError> {
+        let mut changes = self.shared.origins.swarm.changes();
+        loop {
+            match self.chunks(offset, len).await {
+                Err(ReadError::NoSource | ReadError::TimedOut) => {
+                    // Its sender lives as long as the swarm.
+                    let _ = tokio::time::timeout(LOOK_AGAIN, changes.changed()).await;
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl ContentHandle for Handle {
     async fn read(&self, offset: u64, len: usize) -> Result<ReadBytes, ReadError> {
-        let chunks = chunks_of(self.content.size, offset, len as u64);
-        if chunks.is_empty() {
+        if chunks_of(self.content.size, offset, len as u64).is_empty() {
             return Ok(ReadBytes::default());
         }
-        let all = try_join_all(chunks.map(|index| self.chunk(index)));
-        // What is needed now is asked for (at the first poll) before what may be needed next.
-        let all = async {
-            self.ask_ahead(offset, len);
-            all.await
-        };
-        let chunks = match self.shared.limits.timeout {
-            None => all.await?,
-            Some(limit) => tokio::time::timeout(limit, all).await.map_err(|_| ReadError::TimedOut)??,
+        let chunks = match self.patience() {
+            None => self.chunks_at_last(offset, len).await?,
+            Some(limit) => match tokio::time::timeout(limit, self.chunks(offset, len)).await {
+                Ok(chunks) => chunks?,
+                Err(_) => {
+                    *self.timed_out_at.lock() = Some(self.fetched());
+                    return Err(ReadError::TimedOut);
+                }
+            },
         };
         let end = offset.saturating_add(len as u64);
         Ok(ReadBytes::new(chunks.iter().map(|chunk| Self::piece(chunk, offset, end)).collect()))

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::base::chunks::CHUNK;
 
 /// Requests in flight before anything is known of a source whose round trip is short.
-const FIRST_DEPTH: usize = 2;
+const FIRST_DEPTH: usize = 6;
 /// Before anything is known, one more request in flight for each of these in the round trip.
 const FIRST_DEPTH_PER: Duration = Duration::from_millis(10);
 /// Never fewer: one request being answered, one waiting behind it.
@@ -17,7 +17,7 @@ const MIN_DEPTH: usize = 2;
 /// Never more: 16 MiB of promises from one source; enough for 1 Gbit/s at 60 ms.
 pub const MAX_DEPTH: usize = 64;
 /// What should wait at the source beyond what is on the way, so that its link never runs dry while this side is busy...
-const SPARE: Duration = Duration::from_millis(60);
+const SPARE: Duration = Duration::from_millis(200);
 /// ...but not more chunks than this: a link that needs more has no trouble to be fast, and a reader's window would be
 /// full of what one source has promised.
 const SPARE_MAX: usize = 16;

@@ -17,7 +17,10 @@ const MAX_ASKED: usize = 3;
 
 #[derive(Debug)]
 struct Needed {
+    /// Who has been asked and has not answered.
     asked: Vec<NodeId>,
+    /// Who did not bring them: asked again only when all have been asked.
+    tried: Vec<NodeId>,
     last: Instant,
 }
 
@@ -56,7 +59,7 @@ impl Proving {
     fn need_group(&mut self, group: u64, now: Instant) {
         let known = self.proof.as_ref().is_some_and(|proof| proof.has_group(group));
         if !known && !self.needed.contains_key(&group) {
-            self.needed.insert(group, Needed { asked: Vec::new(), last: now });
+            self.needed.insert(group, Needed { asked: Vec::new(), tried: Vec::new(), last: now });
         }
     }
 
@@ -74,10 +77,15 @@ impl Proving {
         let sources = sources();
         let mut asks = Vec::new();
         for (group, needed) in self.needed.iter_mut().filter(|(_, needed)| due(needed)) {
-            if let Some(node) = sources.iter().find(|node| !needed.asked.contains(node)) {
+            let fresh = |node: &&NodeId| !needed.asked.contains(node) && !needed.tried.contains(node);
+            if let Some(node) = sources.iter().find(fresh) {
                 needed.asked.push(*node);
                 needed.last = now;
                 asks.push((*group, *node));
+            } else if needed.asked.is_empty() && now >= needed.last + LATE {
+                // One of them may have learnt them meanwhile.
+                needed.tried.clear();
+                needed.last = now;
             }
         }
         asks
@@ -87,6 +95,9 @@ impl Proving {
     pub fn failed(&mut self, group: u64, node: NodeId) {
         if let Some(needed) = self.needed.get_mut(&group) {
             needed.asked.retain(|asked| *asked != node);
+            if !needed.tried.contains(&node) {
+                needed.tried.push(node);
+            }
         }
     }
 
@@ -136,5 +147,32 @@ impl Proving {
     /// Nobody waits for this one any more.
     pub fn cancel(&mut self, ticket: Ticket) {
         self.early.retain(|(early, _)| early.serial != ticket.serial);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::chunks::CHUNK;
+    use crate::base::tree::manifest_of;
+
+    #[test]
+    fn who_lacks_hashes_is_not_asked_again_before_the_others() {
+        let start = Instant::now();
+        let manifest = manifest_of(&vec![7; (CHUNK * (GROUP_CHUNKS + 1)) as usize]);
+        let (a, b) = (NodeId([1; 32]), NodeId([2; 32]));
+        let mut proving = Proving::new(manifest.content());
+        proving.first_level(manifest.groups()).unwrap();
+        proving.need(GROUP_CHUNKS, start);
+        let both = || vec![a, b];
+        assert_eq!(proving.plan(start, both), [(1, a)]);
+        proving.failed(1, a);
+        assert_eq!(proving.plan(start, both), [(1, b)]);
+        proving.failed(1, b);
+        assert_eq!(proving.plan(start, both), []);
+        assert_eq!(proving.plan(start + LATE, both), []);
+        assert_eq!(proving.plan(start + LATE, both), [(1, a)]);
+        proving.group(1, manifest.group(1).to_vec()).unwrap();
+        assert!(proving.expected(GROUP_CHUNKS).is_some());
     }
 }

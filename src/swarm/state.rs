@@ -390,6 +390,11 @@ impl State {
         }
     }
 
+    /// Verified bytes so far.
+    pub fn fetched(&self) -> u64 {
+        self.bytes
+    }
+
     pub fn sent_wrong_bytes(&mut self, node: NodeId, now: Instant) {
         if let Some(source) = self.sources.get_mut(&node) {
             source.part.bad += 1;

@@ -187,6 +187,11 @@ impl Swarm {
         self.transfers.lock().get(content).and_then(Weak::upgrade)
     }
 
+    /// Changes whenever some file may have other sources than before.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.surroundings.finder.changes()
+    }
+
     /// Every transfer that is open or ended not long ago, the newest first.
     pub fn reports(&self) -> Vec<TransferReport> {
         let mut reports: Vec<_> = self.live().iter().map(|transfer| transfer.report()).collect();

@@ -75,6 +75,11 @@ impl TransferUse {
         Download::new(Self::new(Arc::clone(&self.0)), wanted)
     }
 
+    /// Verified bytes that it has brought so far.
+    pub fn bytes(&self) -> u64 {
+        self.0.state.lock().fetched()
+    }
+
     /// How it stands.
     pub fn report(&self) -> TransferReport {
         self.0.report()

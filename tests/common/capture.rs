@@ -126,7 +126,9 @@ fn lost(socket: &OwnedFd) -> u32 {
     let mut len = size_of::<libc::tpacket_stats>() as libc::socklen_t;
     let (level, name) = (libc::SOL_PACKET, libc::PACKET_STATISTICS);
     // SAFETY: `stats` is `len` bytes that live through the call.
-    check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, std::ptr::from_mut(&mut stats).cast(), &mut len) });
+    check(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, name, std::ptr::from_mut(&mut stats).cast(), &mut len)
+    });
     stats.tp_drops
 }
 

@@ -21,7 +21,8 @@ pub fn random_file(path: &Path, size: u64, seed: &str) -> String {
 
 /// The same with `marker` written over the bytes at every 4 KiB.
 pub fn marked_file(path: &Path, size: u64, seed: &str, marker: Option<&[u8]>) -> String {
-    let mut bytes = blake3::Hasher::new_derive_key("flashget tests: random files").update(seed.as_bytes()).finalize_xof();
+    let mut bytes =
+        blake3::Hasher::new_derive_key("flashget tests: random files").update(seed.as_bytes()).finalize_xof();
     let mut file = create(path);
     let mut hasher = blake3::Hasher::new();
     let mut block = vec![0; BLOCK];

@@ -111,7 +111,8 @@ impl Node {
 
     /// Runs a command with `--json`; returns what it printed.
     pub fn json<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> serde_json::Value {
-        let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).chain(["--json".into()]).collect();
+        let args: Vec<OsString> =
+            args.into_iter().map(|arg| arg.as_ref().to_owned()).chain(["--json".into()]).collect();
         let text = self.ok(args);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}"))
     }
@@ -258,9 +259,9 @@ impl Node {
     /// The same, with more arguments before the folder; returns what was printed.
     pub fn mount_with(&self, args: &[&str]) -> String {
         self.undo.mount(&self.mount_point);
-        let mounted = self.run([OsStr::new("mount")].into_iter().chain(args.iter().map(OsStr::new)).chain([
-            self.mount_point.as_os_str(),
-        ]));
+        let mounted = self.run(
+            [OsStr::new("mount")].into_iter().chain(args.iter().map(OsStr::new)).chain([self.mount_point.as_os_str()]),
+        );
         // Also of a mount that failed.
         if let (None, Some(pid)) = (&self.daemon, self.pid()) {
             self.undo.daemon(pid, &self.program);
