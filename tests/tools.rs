@@ -1,5 +1,8 @@
 //! What people do with a folder works from the mount.
 
+// clippy.toml lets only test functions unwrap, and all of this file is tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::ffi::OsStr;

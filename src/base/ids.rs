@@ -27,7 +27,8 @@ mod hex_for_people {
             return serde_bytes::deserialize(from);
         }
         let text = <std::borrow::Cow<'de, str>>::deserialize(from)?;
-        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| D::Error::custom(super::BadHex))?;
+        let bytes =
+            data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| D::Error::custom(super::BadHex))?;
         bytes.try_into().map_err(|_| D::Error::custom(super::BadHex))
     }
 }
