@@ -1,5 +1,8 @@
 //! Shares: what of a folder is published, where it appears, and how soon changes are seen elsewhere.
 
+// clippy.toml lets only test functions unwrap, and all of this file is tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -10,11 +10,34 @@ use serde::{Deserialize, Serialize};
 #[error("expected 64 hexadecimal digits")]
 pub struct BadHex;
 
+/// 64 digits in JSON, where people and programs compare them with what `b3sum` prints; bytes in MessagePack.
+mod hex_for_people {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
+        if to.is_human_readable() {
+            to.serialize_str(&data_encoding::HEXLOWER.encode(bytes))
+        } else {
+            serde_bytes::serialize(bytes, to)
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
+        if !from.is_human_readable() {
+            return serde_bytes::deserialize(from);
+        }
+        let text = <std::borrow::Cow<'de, str>>::deserialize(from)?;
+        let bytes =
+            data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| D::Error::custom(super::BadHex))?;
+        bytes.try_into().map_err(|_| D::Error::custom(super::BadHex))
+    }
+}
+
 macro_rules! hex_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub struct $name(#[serde(with = "serde_bytes")] pub [u8; 32]);
+        pub struct $name(#[serde(with = "hex_for_people")] pub [u8; 32]);
 
         impl $name {
             /// The first `digits` hexadecimal digits: enough to tell two apart in a log or a table.
@@ -88,5 +111,11 @@ mod tests {
         assert_eq!(root.short(4), "abab");
         assert!("abc".parse::<Root>().is_err());
         assert!("zz".repeat(32).parse::<Root>().is_err());
+        let json = serde_json::to_string(&root).unwrap();
+        assert_eq!(json, format!("\"{root}\""));
+        assert_eq!(serde_json::from_str::<Root>(&json).unwrap(), root);
+        let packed = rmp_serde::to_vec(&root).unwrap();
+        assert_eq!(packed.len(), 34);
+        assert_eq!(rmp_serde::from_slice::<Root>(&packed).unwrap(), root);
     }
 }

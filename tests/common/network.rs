@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
@@ -23,6 +24,7 @@ pub struct Network {
     tracker: Option<Running>,
     tracker_addr: SocketAddr,
     dir: TempDir,
+    began: Instant,
 }
 
 /// An address of 127.0.0.0/8 that no other test uses.
@@ -67,8 +69,9 @@ impl Network {
         // Others than the owner may pass through: to a folder that a test gives them.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
         std::fs::create_dir(dir.path().join("logs")).unwrap();
+        let began = Instant::now();
         let (name, invite, undo, tracker) = (name.to_owned(), String::new(), Undo::new(), None);
-        let mut network = Self { name, ip, invite, undo, tracker, tracker_addr, dir };
+        let mut network = Self { name, ip, invite, undo, tracker, tracker_addr, dir, began };
         let (name, told) = (network.name.clone(), told.to_string());
         let made = network.in_tracker_home(&["network", "create", &name, "--tracker", &told]).ok();
         network.invite = made.text().trim_end().to_owned();
@@ -150,5 +153,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         self.undo.finish();
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        eprintln!("{test}: {:.1?}", self.began.elapsed());
     }
 }
