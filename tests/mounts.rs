@@ -127,6 +127,27 @@ fn a_mount_in_use_stays_unless_it_is_forced() {
 }
 
 #[test]
+fn a_read_that_waits_for_ever_ends_when_its_mount_is_forced_away() {
+    let network = Network::new();
+    random_file(&network.path("share/file"), 8 * MIB, "waits");
+    let mut source = network.source("source", &network.path("share"));
+    let reader = network.node("reader");
+    reader.mount_with(&["-o", "hard"]);
+    reader.sees("file", 1);
+    source.kill();
+    let mut cat = Command::new("cat");
+    cat.arg(reader.mount_point.join("file")).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut cat = cat.spawn().unwrap();
+    // Longer than a soft read waits for a source.
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(cat.try_wait().unwrap().is_none(), "a hard read waits");
+    umount(&reader, &[]).refused(4, "busy");
+    umount(&reader, &["--force"]).ok();
+    until("the read has ended", || cat.try_wait().unwrap().is_some());
+    assert!(!cat.wait().unwrap().success());
+}
+
+#[test]
 fn a_folder_below_the_mount_that_somebody_stands_in_keeps_it_busy() {
     let network = Network::new();
     text_file(&network.path("share/folder/file"), "x");

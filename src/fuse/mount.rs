@@ -50,6 +50,8 @@ pub struct Mount {
     ended: watch::Receiver<bool>,
     /// Taken away by this process: what is mounted there now, if anything, is another one.
     detached: AtomicBool,
+    /// It was taken away by force: its reads fail from then on.
+    given_up: watch::Sender<bool>,
     read_ahead_kb: Option<u32>,
 }
 
@@ -68,7 +70,8 @@ impl Mount {
             gid: config.owner.1.unwrap_or_else(|| rustix::process::getegid().as_raw()),
             umask: config.umask,
         };
-        let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner);
+        let given_up = watch::channel(false).0;
+        let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner, given_up.subscribe());
         let session = open_session(adapter, &config)?;
         let (stale, work) = channel();
         let notifier = session.notifier();
@@ -83,7 +86,7 @@ impl Mount {
         })?;
         let follower = runtime.spawn(follow(view, files, stale));
         let read_ahead_kb = raise_read_ahead(&config);
-        Ok(Self { config, follower, ended, detached: AtomicBool::new(false), read_ahead_kb })
+        Ok(Self { config, follower, ended, detached: AtomicBool::new(false), given_up, read_ahead_kb })
     }
 
     /// How it was mounted.
@@ -108,6 +111,7 @@ impl Mount {
             return Ok(());
         }
         unmount(&self.config.point, force)?;
+        self.given_up.send_if_modified(|given_up| !std::mem::replace(given_up, force) && force);
         self.detached.store(true, Ordering::Release);
         Ok(())
     }

@@ -111,12 +111,14 @@ impl Sharer {
     /// Starts with `shares`. What the index knows of them is offered at once, and looked at again after that.
     pub fn start(config: Config, shares: Vec<Share>, publish: Publish) -> Result<Self, IndexError> {
         let index = Arc::new(Index::open(&config.index, Arc::clone(&config.sealer))?);
+        // Seen in the status at once, as in `add`.
+        let status = shares.iter().map(|share| (share.id, new_status(share))).collect();
         let inbox = Inbox { added: shares, ..Inbox::default() };
         let shared = Arc::new(Shared {
             inbox: Mutex::new(inbox),
             changed: Condvar::new(),
             progress: Progress::default(),
-            status: Mutex::default(),
+            status: Mutex::new(status),
             hashing: Mutex::default(),
         });
         let stale = {
@@ -208,6 +210,10 @@ impl Shared {
         }
         drop(inbox);
         self.changed.notify_all();
+    }
+
+    fn has_failed(&self, id: u32) -> bool {
+        matches!(self.status.lock().get(&id).map(|status| &status.state), Some(ShareState::Failed(_)))
     }
 
     fn set(&self, id: u32, change: impl FnOnce(&mut ShareStatus)) {
@@ -408,7 +414,15 @@ impl Work {
     /// Looks at a share, or at parts of it; hashes what is new and publishes what changed.
     fn look(&mut self, id: u32, only: Option<&[PathBuf]>) {
         let Some(offered) = self.shares.get_mut(&id) else { return };
+        let mut was_away = false;
         if only.is_none() {
+            was_away = self.shared.has_failed(id);
+            if offered.watched.is_err()
+                && let Some(watch) = &mut self.watch
+            {
+                // Before it is scanned, so that nothing falls between.
+                offered.watched = watch.add(&offered.share.dir).map_err(|error| error.to_string());
+            }
             let every = if offered.watched.is_ok() { RESCAN_WATCHED } else { RESCAN_UNWATCHED };
             offered.next_scan = Instant::now() + every;
             self.shared.set(id, |status| status.state = ShareState::Scanning);
@@ -443,7 +457,8 @@ impl Work {
         }
         let removed = !changes.is_empty();
         self.save(&changes);
-        if removed {
+        // What was withdrawn while the share was away is offered again, though no file of it may have changed.
+        if removed || was_away {
             self.publish(share.network);
         }
         if only.is_none() {
@@ -551,10 +566,7 @@ impl Work {
     fn publish(&self, network: NetworkId) {
         let mut entries: BTreeMap<ValidPath, Entry> = BTreeMap::new();
         for offered in self.shares.values().filter(|offered| offered.share.network == network) {
-            let failed = matches!(
-                self.shared.status.lock().get(&offered.share.id).map(|status| &status.state),
-                Some(ShareState::Failed(_))
-            );
+            let failed = self.shared.has_failed(offered.share.id);
             let (mut files, mut bytes) = (0, 0);
             for (path, known) in offered.files.iter().filter(|_| !failed) {
                 (files, bytes) = (files + 1, bytes + known.stat.size);

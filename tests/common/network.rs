@@ -150,9 +150,21 @@ impl Network {
     }
 }
 
+/// Folders that were copied from a mount are read-only, and stand in the way of their own removal.
+fn make_removable(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            let _ = std::fs::set_permissions(entry.path(), mode);
+            make_removable(&entry.path());
+        }
+    }
+}
+
 impl Drop for Network {
     fn drop(&mut self) {
         self.undo.finish();
+        make_removable(self.dir.path());
         let test = std::thread::current().name().unwrap_or_default().to_owned();
         eprintln!("{test}: {:.1?}", self.began.elapsed());
     }
