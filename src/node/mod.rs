@@ -13,7 +13,7 @@ mod shares;
 pub mod tracker;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -250,9 +250,12 @@ fn threads(settings: &Settings) -> usize {
     }
 }
 
+/// The folder of its own that the cache has in the one that the settings name, which may hold anything else.
+const CACHE_FOLDER: &str = "flashget-cache";
+
 /// Where sealed chunks are kept.
 pub(crate) fn cache_dir(home: &Home, settings: &Settings) -> PathBuf {
-    settings.cache.dir.as_deref().unwrap_or_else(|| home.cache_dir()).to_path_buf()
+    settings.cache.dir.as_ref().map_or_else(|| home.cache_dir().into(), |dir| dir.join(CACHE_FOLDER))
 }
 
 async fn open_cache(
@@ -263,17 +266,7 @@ async fn open_cache(
 ) -> Result<Arc<Cache>, ControlError> {
     let (dir, key, sealer) = (cache_dir(home, settings), vault.content_key().clone(), Arc::clone(sealer));
     let limits = CacheLimits { disk: settings.cache.disk.map(|size| size.0), ram: settings.cache.ram.0 };
-    blocking(move || {
-        make_private_dir(&dir)?;
-        Cache::open(&dir, &key, sealer, limits).map_err(ControlError::failed)
-    })
-    .await
-}
-
-fn make_private_dir(dir: &Path) -> Result<(), ControlError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| ControlError::failed(format!("{}: {error}", dir.display())))
+    blocking(move || Cache::open(&dir, &key, sealer, limits).map_err(wrong)).await
 }
 
 /// Listens on `addr`; if that is the default and its port is taken (by another user's daemon, say), on any port.
