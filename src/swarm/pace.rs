@@ -91,11 +91,6 @@ impl Pace {
         }
     }
 
-    /// It has lost its section: nobody knows how fast it is now, and it is not to be counted on.
-    pub fn lapsed(&mut self) {
-        self.rate = self.rate.min(CHUNK as f64 / self.deadline().as_secs_f64());
-    }
-
     /// Nothing measured yet, but `rate` bytes per second some time ago.
     pub fn remembered(rate: f64) -> Self {
         Self { hinted: true, ..Self::new(rate) }
