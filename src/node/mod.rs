@@ -125,16 +125,12 @@ impl Node {
         let (list, sharer) = {
             let (home, sealer, networks) = (home.clone(), Arc::clone(&sealer), Arc::clone(&networks));
             let members: Vec<_> = vault.networks().to_vec();
-            let threads = threads(&settings);
+            let (threads, never) = (threads(&settings), own_folders(&home, &settings));
             blocking(move || {
                 members.iter().for_each(|network| networks.join(network));
                 let list = ShareList::load(&offline::share_list_file(&home), &sealer).map_err(wrong)?;
-                let config = SharerConfig {
-                    index: home.state_dir().join("index"),
-                    sealer: Arc::clone(&sealer),
-                    threads,
-                    never: home.folders(),
-                };
+                let config =
+                    SharerConfig { index: home.state_dir().join("index"), sealer: Arc::clone(&sealer), threads, never };
                 let publish = Box::new(move |network, entries: Vec<_>| networks.publish(network, &entries));
                 let sharer = Sharer::start(config, list.shares().to_vec(), publish).map_err(ControlError::failed)?;
                 Ok((list, Arc::new(sharer)))
@@ -255,7 +251,20 @@ const CACHE_FOLDER: &str = "flashget-cache";
 
 /// Where sealed chunks are kept.
 pub(crate) fn cache_dir(home: &Home, settings: &Settings) -> PathBuf {
-    settings.cache.dir.as_ref().map_or_else(|| home.cache_dir().into(), |dir| dir.join(CACHE_FOLDER))
+    let named = settings.cache.dir.as_ref().map(|dir| std::path::absolute(dir).unwrap_or_else(|_| dir.clone()));
+    named.map_or_else(|| home.cache_dir().into(), |dir| dir.join(CACHE_FOLDER))
+}
+
+/// Where this node keeps files of its own, the cache included: never shared, never mounted over. Paths as they are named,
+/// and without symlinks.
+fn own_folders(home: &Home, settings: &Settings) -> Vec<PathBuf> {
+    let mut all = home.folders();
+    all.push(cache_dir(home, settings));
+    let real: Vec<PathBuf> = all.iter().filter_map(|folder| folder.canonicalize().ok()).collect();
+    all.extend(real);
+    all.sort();
+    all.dedup();
+    all
 }
 
 async fn open_cache(
@@ -296,5 +305,27 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(ControlError::failed(format!("an internal error, see the log: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_folder_of_the_users_choice_is_the_nodes_own_and_what_lies_beside_it_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("disk/flashget-cache")).unwrap();
+        std::os::unix::fs::symlink(root.join("disk"), root.join("link")).unwrap();
+        let home = Home::below(&root.join("home"));
+        let mut settings = Settings::default();
+        assert_eq!(cache_dir(&home, &settings), root.join("home/cache"));
+        settings.cache.dir = Some(root.join("link"));
+        let own = own_folders(&home, &settings);
+        for folder in ["link/flashget-cache", "disk/flashget-cache", "home/cache", "home/state"] {
+            assert!(own.contains(&root.join(folder)), "{folder}: {own:?}");
+        }
+        assert!(!own.contains(&root.join("disk")) && !own.contains(&root.join("link")));
     }
 }
