@@ -24,6 +24,9 @@ pub const MAX_CATALOG_ENTRIES: usize = 4_000_000;
 /// Requests that one peer may have open with us at once; more are a protocol violation.
 pub const MAX_REQUESTS_PER_PEER: usize = 1024;
 
+/// Requests that we have open with one peer; more wait. Well below what the peer allows, for it still counts those that
+/// we have cancelled, or whose answers we have just read.
+pub const MAX_ASKED: usize = 768;
 /// A handshake must be over in this time, or its connection is closed.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes in progress at once on a listening port; more wait in the kernel's backlog.
