@@ -205,6 +205,17 @@ async fn impostors_and_oneself_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn a_tracker_learned_the_names_of_nodes() {
+    let server = Arc::new(Peer::default());
+    let of_tracker = Access { kind: Kind::Tracker, ..access(9) };
+    let (_listener, addr) = listen(1, vec![of_tracker.clone()], Arc::clone(&server)).await;
+    let link = dial(addr, &identity(2), &of_tracker, None, Arc::new(Peer::default())).await.unwrap();
+    server.linked.notified().await;
+    let back = Arc::clone(&server.links.lock()[0]);
+    assert_eq!((back.node(), back.name(), link.name()), (identity(2).node, "", ""));
+}
+
 /// Forwards between a client and `to`, flipping one bit of the byte at `at` of what the client receives, and keeps all.
 async fn tampering(to: PeerAddr, at: usize) -> (PeerAddr, Arc<Mutex<Vec<u8>>>) {
     let PeerAddr::Tcp(to) = to;
@@ -283,17 +294,6 @@ async fn nothing_readable_goes_over_the_wire() {
     }
 }
 
-/// How fast one session brings chunks over loopback, both ends in this process. Run in release mode by hand.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement, not a test"]
-async fn throughput() {
-    let (server, content, bytes) = holder(1, 64 * CHUNK as usize);
-    let (_listener, addr) = listen(1, vec![access(9)], server).await;
-    let link = dial(addr, &identity(2), &access(9), None, Arc::new(Peer::default())).await.unwrap();
-    let began = std::time::Instant::now();
-    let rounds = 64;
-    for _ in 0..rounds {
-        join_all((0..64).map(|index| link.chunk(content, index))).await.into_iter().for_each(|raw| drop(raw.unwrap()));
 /// A peer that asks by hand, as often as it likes, and reads nothing of the answers.
 struct Deaf {
     stream: TcpStream,
@@ -380,6 +380,17 @@ async fn thousands_of_requests_at_once_end_no_session() {
     assert!(join_all(asks).await.iter().all(Result::is_ok));
 }
 
+/// How fast one session brings chunks over loopback, both ends in this process. Run in release mode by hand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a test"]
+async fn throughput() {
+    let (server, content, bytes) = holder(1, 64 * CHUNK as usize);
+    let (_listener, addr) = listen(1, vec![access(9)], server).await;
+    let link = dial(addr, &identity(2), &access(9), None, Arc::new(Peer::default())).await.unwrap();
+    let began = std::time::Instant::now();
+    let rounds = 64;
+    for _ in 0..rounds {
+        join_all((0..64).map(|index| link.chunk(content, index))).await.into_iter().for_each(|raw| drop(raw.unwrap()));
     }
     let gb = (bytes.len() * rounds) as f64 / 1e9;
     println!("{:.2} GB/s", gb / began.elapsed().as_secs_f64());
