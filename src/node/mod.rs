@@ -107,7 +107,7 @@ impl Node {
         let (name, node) = (node_name(&settings), vault.node());
         let mut identity = Identity { node, sign: Arc::new(vault.signer()), name, listens: Vec::new() };
         let networks = Arc::new(Networks::default());
-        let service = NodeService::new(Arc::clone(&networks), settings.limits.download.map(|rate| rate.0));
+        let service = NodeService::new(Arc::clone(&networks), settings.limits.download_rate());
         let accesses = watch::channel(Vec::new()).0;
         let identities = watch::channel(identity.clone()).0;
         let bind = |addr| {
@@ -141,7 +141,7 @@ impl Node {
             &identity,
             Arc::clone(sharer.sources()),
             Arc::clone(&cache),
-            UploadLimits { rate: settings.limits.upload.map(|rate| rate.0), slots: settings.limits.upload_slots },
+            UploadLimits { rate: settings.limits.upload_rate(), slots: settings.limits.slots() },
             &runtime,
         );
         service.serve_from(uploads);

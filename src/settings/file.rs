@@ -92,7 +92,7 @@ pub struct ShareSettings {
     pub threads: usize,
 }
 
-/// `[limits]`
+/// `[limits]`; 0 means no limit, as in `flashget limits`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitSettings {
@@ -116,6 +116,23 @@ pub struct LogSettings {
 
 impl Default for NodeSettings {
     fn default() -> Self {
+impl LimitSettings {
+    /// Bytes per second to all peers together, if that is limited.
+    pub fn upload_rate(&self) -> Option<u64> {
+        self.upload.map(|rate| rate.0).filter(|rate| *rate > 0)
+    }
+
+    /// Bytes per second from all peers together, if that is limited.
+    pub fn download_rate(&self) -> Option<u64> {
+        self.download.map(|rate| rate.0).filter(|rate| *rate > 0)
+    }
+
+    /// Chunks that are served at once, if that is fixed.
+    pub fn slots(&self) -> Option<usize> {
+        self.upload_slots.filter(|slots| *slots > 0)
+    }
+}
+
         Self { listen: SocketAddr::from(([0, 0, 0, 0], NODE_PORT)), advertise: None, name: None, peers: Vec::new() }
     }
 }
@@ -183,6 +200,20 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let text = toml::to_string(&Settings::default()).unwrap();
+    #[test]
+    fn a_limit_of_0_nearly_stopped_everything() {
+        let limits = |text: &str| {
+            let limits = Settings::parse(text).unwrap().limits;
+            (limits.upload_rate(), limits.download_rate(), limits.slots())
+        };
+        assert_eq!(limits("[limits]\nupload = 0\ndownload = \"0\"\nupload_slots = 0\n"), (None, None, None));
+        assert_eq!(
+            limits("[limits]\nupload = \"1K\"\ndownload = 7\nupload_slots = 1\n"),
+            (Some(1024), Some(7), Some(1))
+        );
+        assert_eq!(limits(""), (None, None, None));
+    }
+
         assert_eq!(Settings::parse(&text).unwrap(), Settings::default());
     }
 }

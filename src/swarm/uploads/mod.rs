@@ -115,7 +115,8 @@ impl Uploads {
         self.ledger.lock().gave(giver, bytes, now);
         let (due, shown) = {
             let mut credits = self.credits.lock();
-            (credits.brought(giver, bytes, now), credits.show(giver, now))
+            let network = link.network();
+            (credits.brought(network, giver, bytes, now), credits.show(network, giver, now))
         };
         if let Some(bytes) = due {
             let at = Timestamp::now().secs;
