@@ -214,6 +214,31 @@ fn what_can_not_be_mounted_on_is_refused() {
 }
 
 #[test]
+fn a_cache_on_another_disk_is_neither_shared_nor_mounted_over_and_what_lies_beside_it_stays() {
+    let network = Network::new();
+    let disk = network.path("disk");
+    let theirs = disk.join("files/photos/holiday.jpg");
+    text_file(&theirs, "x");
+    let mut node = network.member("node");
+    let other = network.member("other");
+    for node in [&node, &other] {
+        node.settings(&format!("cache.dir = \"{}\"\n", text(&disk)));
+    }
+    node.start();
+    let cache = disk.join("flashget-cache");
+    refused(&node, 4, "keeps its own files", || node.run(["share", "add", text(&cache.join("files"))]));
+    for point in [&disk, &cache, &cache.join("files")] {
+        refused(&node, 4, "keeps its own files", || node.run(["mount", text(point)]));
+    }
+    refused(&other, 4, "another home's cache", || other.run(["daemon"]));
+    node.share(&disk);
+    assert_eq!(node.listing(), ["files/photos/holiday.jpg"]);
+    node.stop();
+    node.start();
+    assert!(theirs.exists());
+}
+
+#[test]
 fn a_second_daemon_on_the_same_home_is_refused() {
     let network = Network::new();
     let node = network.node("node");

@@ -1,6 +1,7 @@
 //! Cache files of contents of more than one chunk: one sparse file each, named by a keyed hash.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -62,6 +63,12 @@ pub struct LargeFiles {
     opened: moka::sync::Cache<ContentId, Arc<Opened>>,
 }
 
+/// True if `name` consists of exactly so many digits, as in the names of cache files.
+fn is_hex(name: &OsStr, digits: usize) -> bool {
+    let name = name.as_encoded_bytes();
+    name.len() == digits && name.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 fn identity(content: ContentId) -> [u8; 40] {
     let mut id = [0; 40];
     id[..32].copy_from_slice(&content.root.0);
@@ -70,19 +77,24 @@ fn identity(content: ContentId) -> [u8; 40] {
 }
 
 impl LargeFiles {
-    /// Opens what `dir` holds. Files that are not ours to read (another key, damaged first page) are removed: nobody
-    /// could ever use them.
+    /// Opens what `dir` holds. Cache files that can't be read (damaged first page, another key) are removed: nobody could
+    /// ever use them. What is not called as a cache file is, is left alone.
     pub fn open(dir: &Path, sealer: Arc<Sealer>, key: ContentKey) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let files =
             Self { dir: dir.into(), sealer, key, kept: Mutex::default(), opened: moka::sync::Cache::new(OPEN_FILES) };
         for folder in fs::read_dir(dir)? {
-            let folder = folder?.path();
-            if !folder.is_dir() {
+            let folder = folder?;
+            // The type of the entry itself, without following a symlink.
+            if !is_hex(&folder.file_name(), 2) || !folder.file_type()?.is_dir() {
                 continue;
             }
-            for file in fs::read_dir(&folder)? {
-                let path = file?.path();
+            for file in fs::read_dir(folder.path())? {
+                let file = file?;
+                if !is_hex(&file.file_name(), 62) || !file.file_type()?.is_file() {
+                    continue;
+                }
+                let path = file.path();
                 match files.inspect(&path) {
                     Ok((content, kept)) if files.path(content) == path => {
                         files.kept.lock().insert(content, kept);

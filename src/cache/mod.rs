@@ -3,7 +3,9 @@
 mod layout;
 mod large;
 mod packs;
+pub mod place;
 mod queue;
 pub mod store;
 
-pub use store::{Cache, CacheError, CacheLimits, CacheStats};
+pub use place::CacheError;
+pub use store::{Cache, CacheLimits, CacheStats};

@@ -4,6 +4,7 @@
 //! (`ContentId` under the name key), the sealed record of chunk 0.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -58,21 +59,30 @@ pub struct Packs {
     inner: Mutex<Inner>,
 }
 
+/// The number that a pack's name says, if it is one: digits as this module writes them.
+fn number_of(name: &OsStr) -> Option<u32> {
+    let name = name.to_str()?;
+    name.parse().ok().filter(|number: &u32| number.to_string() == name)
+}
+
 impl Packs {
     /// Opens what `dir` holds. The rest of a pack from its first unreadable item on is not used (a torn write).
     pub fn open(dir: &Path, sealer: Arc<Sealer>, key: ContentKey) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let packs = Self { dir: dir.into(), sealer, key, inner: Mutex::default() };
         for file in fs::read_dir(dir)? {
-            let path = file?.path();
-            let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u32>().ok());
-            let Some(number) = number else { continue };
-            let file = OpenOptions::new().read(true).write(true).open(&path)?;
-            let meta = file.metadata()?;
+            let file = file?;
+            let Some(number) = number_of(&file.file_name()) else { continue };
+            // Whatever it is, a pack can't be made there.
             let mut inner = packs.inner.lock();
+            inner.next = inner.next.max(number.saturating_add(1));
+            if !file.file_type()?.is_file() {
+                continue;
+            }
+            let file = OpenOptions::new().read(true).write(true).open(file.path())?;
+            let meta = file.metadata()?;
             packs.scan(number, &file, meta.len(), &mut inner.spots)?;
             inner.packs.insert(number, Pack { file: Arc::new(file), len: meta.len(), used: meta.modified()? });
-            inner.next = inner.next.max(number.saturating_add(1));
         }
         Ok(packs)
     }

@@ -4,7 +4,7 @@
 //! cache smaller, never a read fail.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::large::{LargeFiles, Record};
 use super::layout::SLOT;
 use super::packs::Packs;
+use super::place::{CacheError, Place};
 use super::queue::Queue;
 use crate::base::chunks::{CHUNK, chunk_count, group_count};
 use crate::base::ids::ContentId;
@@ -32,14 +33,6 @@ const DISK_PART: u64 = 10;
 const DISK_MOST: u64 = 20 << 30;
 /// After an error of the disk, writing pauses for this long.
 const PAUSE: Duration = Duration::from_secs(10);
-
-/// Why the cache can't be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("the cache in {dir}: {source}")]
-pub struct CacheError {
-    dir: PathBuf,
-    source: io::Error,
-}
 
 /// Bounds, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,17 +94,21 @@ pub struct Cache {
     inner: Arc<Inner>,
     ram: moka::sync::Cache<(ContentId, u64), VerifiedChunk>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Until it is closed.
+    place: Mutex<Option<Place>>,
 }
 
 impl Cache {
-    /// Opens (or makes) the cache in `dir` and starts its writer. Blocks for the time that listing `dir` takes.
+    /// Opens (or makes) the cache in `dir`, which must be this home's or empty, and starts its writer. Blocks for the
+    /// time that listing `dir` takes.
     pub fn open(
         dir: &Path,
         key: &ContentKey,
         sealer: Arc<Sealer>,
         limits: CacheLimits,
     ) -> Result<Arc<Self>, CacheError> {
-        let wrong = |source| CacheError { dir: dir.into(), source };
+        let wrong = |source| CacheError::Io { dir: dir.into(), source };
+        let place = Place::take(dir, &sealer)?;
         let large = LargeFiles::open(&dir.join("files"), Arc::clone(&sealer), key.clone()).map_err(wrong)?;
         let packs = Packs::open(&dir.join("packs"), sealer, key.clone()).map_err(wrong)?;
         let limit = match limits.disk {
@@ -144,7 +141,7 @@ impl Cache {
             .weigher(|_, chunk: &VerifiedChunk| chunk.bytes().len() as u32 + 256)
             .max_capacity(limits.ram)
             .build();
-        Ok(Arc::new(Self { inner, ram, writer: Mutex::new(Some(writer)) }))
+        Ok(Arc::new(Self { inner, ram, writer: Mutex::new(Some(writer)), place: Mutex::new(Some(place)) }))
     }
 
     /// The chunk, if its plaintext is in RAM.
@@ -297,6 +294,7 @@ impl Cache {
             let _ = writer.join();
             self.inner.large.save_use();
         }
+        self.place.lock().take();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 
@@ -36,10 +37,14 @@ fn chunks(bytes: &Bytes) -> (ContentId, Proof, Vec<VerifiedChunk>) {
     (content, proof, all.collect())
 }
 
+/// But for those that say whose cache it is.
 fn every_file(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for item in fs::read_dir(dir).unwrap() {
         let path = item.unwrap().path();
+        if path.file_name().is_some_and(|name| name == "owner" || name == "lock") {
+            continue;
+        }
         if path.is_dir() { found.extend(every_file(&path)) } else { found.push(path) }
     }
     found
@@ -154,6 +159,71 @@ fn the_disk_is_bounded_and_the_oldest_goes_first() {
     cache.flush();
     let stats = cache.stats();
     assert!(stats.disk_bytes <= limit && stats.dropped > 0 && !cache.held(id).is_empty(), "{stats:?}");
+}
+
+fn refused(dir: &Path, name_key: u8) -> CacheError {
+    let sealer = Arc::new(Sealer::new(&NameKey::from_bytes([name_key; 32])));
+    Cache::open(dir, &ContentKey::from_bytes([2; 32]), sealer, LIMITS).err().expect("it was not refused")
+}
+
+#[test]
+fn strangers_files_in_the_caches_folder_do_not_vanish() {
+    let dir = tempfile::tempdir().unwrap();
+    let there = dir.path().join("files/photos/holiday.jpg");
+    fs::create_dir_all(there.parent().unwrap()).unwrap();
+    fs::write(&there, "x").unwrap();
+    assert!(matches!(refused(dir.path(), 1), CacheError::Strange(_)));
+    assert_eq!(every_file(dir.path()), [there]);
+    assert!(!dir.path().join("lock").exists() && !dir.path().join("owner").exists());
+}
+
+#[test]
+fn what_is_not_named_as_a_cache_file_stays_also_in_the_caches_own_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path(), LIMITS));
+    let hex = "0123456789abcdef".repeat(4);
+    let outside = dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let (gone, stays) = (
+        format!("files/ab/{}", &hex[2..]),
+        [
+            "files/photos/x".into(),
+            format!("files/ab/{}", &hex[1..]),
+            format!("files/ab/{}", hex[2..].to_uppercase()),
+            format!("outside/{}", &hex[2..]),
+            "packs/007".into(),
+            "packs/x".into(),
+            "packs/5/x".into(),
+        ],
+    );
+    for path in stays.iter().chain([&gone]) {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x").unwrap();
+    }
+    std::os::unix::fs::symlink(&outside, dir.path().join("files/cd")).unwrap();
+    let cache = open(dir.path(), LIMITS);
+    assert!(!dir.path().join(gone).exists());
+    assert!(stays.iter().all(|path| dir.path().join(path).exists()));
+    // The numbers that are taken are not in the way.
+    let (id, _, all) = chunks(&bytes(2, 3000));
+    cache.put(&all[0]);
+    cache.flush();
+    assert!(cache.is_whole(id));
+}
+
+#[test]
+fn two_homes_on_one_folder_do_not_delete_each_others_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let (id, _, all) = chunks(&bytes(5, 2 * CHUNK as usize));
+    let cache = open(dir.path(), LIMITS);
+    all.iter().for_each(|chunk| cache.put(chunk));
+    assert!(matches!(refused(dir.path(), 1), CacheError::InUse(_)));
+    assert!(matches!(refused(dir.path(), 2), CacheError::OfAnother(_)));
+    cache.close();
+    assert!(matches!(refused(dir.path(), 2), CacheError::OfAnother(_)));
+    assert!(open(dir.path(), LIMITS).is_whole(id));
+    assert!(crate::cache::place::is_cache(dir.path()) && !crate::cache::place::is_cache(&dir.path().join("files")));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Errors of the layers below, as control errors: which code each has, in one place.
 
+use crate::cache::CacheError;
 use crate::control::{ControlError, ErrorCode};
 use crate::settings::home::HomeError;
 use crate::share::list::ListError;
@@ -48,6 +49,15 @@ impl Coded for HomeError {
         match self {
             Self::NoHome => ErrorCode::Invalid,
             Self::InUse(_) => ErrorCode::Conflict,
+            Self::Io { .. } => ErrorCode::Failed,
+        }
+    }
+}
+
+impl Coded for CacheError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Strange(_) | Self::OfAnother(_) | Self::InUse(_) => ErrorCode::Conflict,
             Self::Io { .. } => ErrorCode::Failed,
         }
     }

@@ -13,7 +13,7 @@ mod shares;
 pub mod tracker;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -125,16 +125,12 @@ impl Node {
         let (list, sharer) = {
             let (home, sealer, networks) = (home.clone(), Arc::clone(&sealer), Arc::clone(&networks));
             let members: Vec<_> = vault.networks().to_vec();
-            let threads = threads(&settings);
+            let (threads, never) = (threads(&settings), own_folders(&home, &settings));
             blocking(move || {
                 members.iter().for_each(|network| networks.join(network));
                 let list = ShareList::load(&offline::share_list_file(&home), &sealer).map_err(wrong)?;
-                let config = SharerConfig {
-                    index: home.state_dir().join("index"),
-                    sealer: Arc::clone(&sealer),
-                    threads,
-                    never: home.folders(),
-                };
+                let config =
+                    SharerConfig { index: home.state_dir().join("index"), sealer: Arc::clone(&sealer), threads, never };
                 let publish = Box::new(move |network, entries: Vec<_>| networks.publish(network, &entries));
                 let sharer = Sharer::start(config, list.shares().to_vec(), publish).map_err(ControlError::failed)?;
                 Ok((list, Arc::new(sharer)))
@@ -250,9 +246,25 @@ fn threads(settings: &Settings) -> usize {
     }
 }
 
+/// The folder of its own that the cache has in the one that the settings name, which may hold anything else.
+const CACHE_FOLDER: &str = "flashget-cache";
+
 /// Where sealed chunks are kept.
 pub(crate) fn cache_dir(home: &Home, settings: &Settings) -> PathBuf {
-    settings.cache.dir.as_deref().unwrap_or_else(|| home.cache_dir()).to_path_buf()
+    let named = settings.cache.dir.as_ref().map(|dir| std::path::absolute(dir).unwrap_or_else(|_| dir.clone()));
+    named.map_or_else(|| home.cache_dir().into(), |dir| dir.join(CACHE_FOLDER))
+}
+
+/// Where this node keeps files of its own, the cache included: never shared, never mounted over. Paths as they are named,
+/// and without symlinks.
+fn own_folders(home: &Home, settings: &Settings) -> Vec<PathBuf> {
+    let mut all = home.folders();
+    all.push(cache_dir(home, settings));
+    let real: Vec<PathBuf> = all.iter().filter_map(|folder| folder.canonicalize().ok()).collect();
+    all.extend(real);
+    all.sort();
+    all.dedup();
+    all
 }
 
 async fn open_cache(
@@ -263,17 +275,7 @@ async fn open_cache(
 ) -> Result<Arc<Cache>, ControlError> {
     let (dir, key, sealer) = (cache_dir(home, settings), vault.content_key().clone(), Arc::clone(sealer));
     let limits = CacheLimits { disk: settings.cache.disk.map(|size| size.0), ram: settings.cache.ram.0 };
-    blocking(move || {
-        make_private_dir(&dir)?;
-        Cache::open(&dir, &key, sealer, limits).map_err(ControlError::failed)
-    })
-    .await
-}
-
-fn make_private_dir(dir: &Path) -> Result<(), ControlError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| ControlError::failed(format!("{}: {error}", dir.display())))
+    blocking(move || Cache::open(&dir, &key, sealer, limits).map_err(wrong)).await
 }
 
 /// Listens on `addr`; if that is the default and its port is taken (by another user's daemon, say), on any port.
@@ -303,5 +305,27 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(ControlError::failed(format!("an internal error, see the log: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_folder_of_the_users_choice_is_the_nodes_own_and_what_lies_beside_it_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("disk/flashget-cache")).unwrap();
+        std::os::unix::fs::symlink(root.join("disk"), root.join("link")).unwrap();
+        let home = Home::below(&root.join("home"));
+        let mut settings = Settings::default();
+        assert_eq!(cache_dir(&home, &settings), root.join("home/cache"));
+        settings.cache.dir = Some(root.join("link"));
+        let own = own_folders(&home, &settings);
+        for folder in ["link/flashget-cache", "disk/flashget-cache", "home/cache", "home/state"] {
+            assert!(own.contains(&root.join(folder)), "{folder}: {own:?}");
+        }
+        assert!(!own.contains(&root.join("disk")) && !own.contains(&root.join("link")));
     }
 }

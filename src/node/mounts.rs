@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::networks::Joined;
-use super::{Node, blocking};
+use super::{Node, blocking, own_folders};
 use crate::catalog::tree::TREE_ROOT;
 use crate::control::report::MountReport;
 use crate::control::request::MountRequest;
@@ -66,8 +66,8 @@ impl Node {
                 "can't mount on {point}: a mount and the share {share} may not contain each other"
             )));
         }
-        if let Some(home) = self.home.folders().iter().find(|home| home.starts_with(&point) || point.starts_with(home))
-        {
+        let own = own_folders(&self.home, &self.settings);
+        if let Some(home) = own.iter().find(|home| home.starts_with(&point) || point.starts_with(home)) {
             let (point, home) = (point.display(), home.display());
             return Err(conflict(format!("can't mount on {point}: flashget keeps its own files in {home}")));
         }

@@ -69,9 +69,9 @@ pub(super) fn refuse_shared(list: &ShareList, id: NetworkId, name: &str) -> Resu
     }
 }
 
-/// Adds a share to `list`, after checking that it may be one.
+/// Adds a share to `list`, after checking that it may be one. `never`: this home's folders.
 pub(super) fn add_share(
-    home: &Home,
+    never: Vec<PathBuf>,
     vault: &Vault,
     list: &mut ShareList,
     dir: &Path,
@@ -85,7 +85,7 @@ pub(super) fn add_share(
         return Err(ControlError::new(ErrorCode::Denied, why));
     }
     let at = at.map(|at| ValidPath::from_user(&at.0)).transpose().map_err(wrong)?.flatten();
-    let forbidden = Forbidden { mounts: flashget_mounts(), home: home.folders() };
+    let forbidden = Forbidden { mounts: flashget_mounts(), home: never };
     list.add(dir, at, network.id(), hidden, &forbidden).map_err(wrong)
 }
 
@@ -162,8 +162,15 @@ impl Offline {
             Request::ShareAdd { dir, at, network, hidden, .. } => {
                 let mut list = self.shares()?;
                 let network = network.as_deref();
-                let share =
-                    add_share(&self.home, &self.vault, &mut list, &dir.to_path(), at.as_ref(), network, *hidden)?;
+                let share = add_share(
+                    self.home.folders(),
+                    &self.vault,
+                    &mut list,
+                    &dir.to_path(),
+                    at.as_ref(),
+                    network,
+                    *hidden,
+                )?;
                 self.save(&list)?;
                 Ok(Report::Share(idle_share(&self.vault, &share)))
             }

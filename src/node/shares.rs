@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::errors::wrong;
-use super::{Node, blocking, offline};
+use super::{Node, blocking, offline, own_folders};
 use crate::base::names::ValidPath;
 use crate::control::report::{Event, ShareReport};
 use crate::control::text::PathText;
@@ -38,7 +38,8 @@ impl Node {
             let share = {
                 let (at, network) = (wanted.at.as_ref(), wanted.network.as_deref());
                 let dir = wanted.dir.to_path();
-                offline::add_share(&node.home, &node.vault.lock(), &mut new, &dir, at, network, wanted.hidden)?
+                let never = own_folders(&node.home, &node.settings);
+                offline::add_share(never, &node.vault.lock(), &mut new, &dir, at, network, wanted.hidden)?
             };
             new.save(&offline::share_list_file(&node.home), &node.sealer).map_err(ControlError::failed)?;
             *list = new;

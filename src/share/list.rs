@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::mounts::{FlashgetMount, overlap};
 use crate::base::ids::NetworkId;
 use crate::base::names::ValidPath;
+use crate::cache::place::is_cache;
 use crate::vault::sealer::Sealer;
 
 const PURPOSE: &str = "share list";
@@ -26,7 +27,7 @@ pub enum ListError {
     /// It contains a mount of flashget, or lies in one.
     #[error("can't share {}: the flashget mount {} and a share may not contain each other", .0.display(), .1.display())]
     Mount(PathBuf, PathBuf),
-    /// It contains the home, or lies in it.
+    /// It lies in the home, or in a cache.
     #[error("can't share {}: flashget keeps its own files in {}", .0.display(), .1.display())]
     Home(PathBuf, PathBuf),
     /// It is shared already, or contains or lies in a share of the same network.
@@ -70,7 +71,7 @@ pub struct ShareList {
 pub struct Forbidden {
     /// Mounts of flashget.
     pub mounts: Vec<FlashgetMount>,
-    /// Folders of this home.
+    /// Folders of this home, and its cache's.
     pub home: Vec<PathBuf>,
 }
 
@@ -114,6 +115,9 @@ impl ShareList {
         allowed(&absolute, forbidden)?;
         let dir = std::fs::canonicalize(&absolute).map_err(wrong)?;
         allowed(&dir, forbidden)?;
+        if let Some(cache) = dir.ancestors().find(|folder| is_cache(folder)) {
+            return Err(ListError::Home(dir.clone(), cache.into()));
+        }
         if !std::fs::metadata(&dir).map_err(wrong)?.is_dir() {
             return Err(ListError::NotAFolder(dir));
         }
@@ -187,6 +191,10 @@ mod tests {
         assert!(matches!(add("mnt/x", LAB), Err(ListError::Mount(..))));
         assert!(matches!(add("", LAB), Err(ListError::Mount(..))));
         assert!(matches!(add("home", LAB), Err(ListError::Home(..))));
+        std::fs::create_dir_all(root.join("srv/flashget-cache/files")).unwrap();
+        std::fs::write(root.join("srv/flashget-cache/owner"), b"FGCACHED...").unwrap();
+        assert!(matches!(add("srv/flashget-cache", LAB), Err(ListError::Home(..))));
+        assert!(matches!(add("srv/flashget-cache/files", LAB), Err(ListError::Home(..))));
         add("a", LAB).unwrap();
         assert!(matches!(add("a", LAB), Err(ListError::Shared(..))));
         assert!(matches!(add("a/inner", LAB), Err(ListError::Shared(..))));

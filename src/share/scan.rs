@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::list::Share;
 use crate::base::clock::Timestamp;
 use crate::base::names::ValidPath;
+use crate::cache::place::is_cache;
 
 /// The file that says what is not shared, with gitignore's syntax.
 pub const IGNORE_FILE: &str = ".flashgetignore";
@@ -61,6 +62,9 @@ pub struct Found {
 pub fn scan(share: &Share, only: Option<&[PathBuf]>, never: &[PathBuf]) -> std::io::Result<Found> {
     // The walk would report a missing folder as one more unreadable entry.
     std::fs::read_dir(&share.dir)?;
+    if never.iter().any(|never| share.dir.starts_with(never)) || is_ours(&share.dir) {
+        return Err(std::io::Error::other("flashget keeps its own files there"));
+    }
     let targets: Option<Vec<PathBuf>> = only.map(|only| only.iter().map(|path| share.dir.join(path)).collect());
     let never = never.to_vec();
     let root = share.dir.clone();
@@ -75,7 +79,7 @@ pub fn scan(share: &Share, only: Option<&[PathBuf]>, never: &[PathBuf]) -> std::
         {
             return false;
         }
-        !(entry.file_type().is_some_and(|kind| kind.is_dir()) && is_home(path))
+        !(entry.file_type().is_some_and(|kind| kind.is_dir()) && is_ours(path))
     };
     let walk = WalkBuilder::new(&share.dir)
         .standard_filters(false)
@@ -113,7 +117,11 @@ pub fn published_path(share: &Share, path: &ValidPath) -> Option<ValidPath> {
     }
 }
 
-/// True if a folder is a flashget home (or its state folder): nobody means to publish keys.
+/// True if a folder is a flashget home (or its state folder), or a cache: nobody means to publish keys, or sealed chunks.
+fn is_ours(dir: &Path) -> bool {
+    is_cache(dir) || is_home(dir)
+}
+
 fn is_home(dir: &Path) -> bool {
     [dir.join("vault"), dir.join("state/vault")].iter().any(|vault| {
         let mut magic = [0; VAULT_MAGIC.len()];
@@ -146,6 +154,8 @@ mod tests {
         tree(&root, &["a", "sub/b", "sub/c.log", "sub/deep/d.tmp", ".ssh/key", "sub/.hidden", "keep.log", "private/x"]);
         tree(&root, &["home/state/cache", "node_modules/y", ".gitignore"]);
         std::fs::write(root.join("home/state/vault"), b"FGVAULT1...").unwrap();
+        tree(&root, &["sealed/files/ab/cdef"]);
+        std::fs::write(root.join("sealed/owner"), b"FGCACHED...").unwrap();
         std::fs::write(root.join(".flashgetignore"), "*.log\n!keep.log\n/private\n").unwrap();
         std::fs::write(root.join("sub/.flashgetignore"), "*.tmp\n").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", root.join("link")).unwrap();
@@ -163,5 +173,20 @@ mod tests {
         assert_eq!(published_path(&share, &ValidPath::new(b"a").unwrap()).unwrap().as_bytes(), b"x/y/a");
         share.dir = root.join("none");
         assert!(scan(&share, None, &[]).is_err());
+    }
+
+    #[test]
+    fn a_share_that_has_become_the_cache_is_not_offered() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        tree(&root, &["cache/files/ab/cdef", "home/state/x"]);
+        let share =
+            |dir: &str| Share { id: 1, dir: root.join(dir), at: None, network: NetworkId([1; 32]), hidden: false };
+        assert!(scan(&share("cache"), None, &[]).is_ok());
+        assert!(scan(&share("cache/files"), None, &[root.join("cache")]).is_err());
+        std::fs::write(root.join("cache/owner"), b"FGCACHED...").unwrap();
+        assert!(scan(&share("cache"), None, &[]).is_err());
+        std::fs::write(root.join("home/state/vault"), b"FGVAULT1...").unwrap();
+        assert!(scan(&share("home"), None, &[]).is_err());
     }
 }

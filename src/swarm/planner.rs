@@ -16,8 +16,9 @@ pub use super::source::Ticket;
 use crate::base::chunks::CHUNK;
 use crate::base::ranges::Ranges;
 
-/// How often lateness is looked for while a reader waits, and otherwise.
-const TICK_SOON: Duration = Duration::from_millis(20);
+/// How often lateness is looked for while somebody waits for it (a reader, or a source that has nothing to do), and
+/// otherwise.
+const TICK_SOON: Duration = Duration::from_millis(10);
 const TICK: Duration = Duration::from_millis(50);
 /// A hedge must promise to save this much, and the chunk must take more than twice as long without it.
 const HEDGE_GAIN: Duration = Duration::from_millis(20);
@@ -60,6 +61,8 @@ pub struct Planner {
     /// Something changed for everybody, or for these sources: their pipelines are to be looked at.
     stale: bool,
     fresh: Vec<Slot>,
+    /// Some source had nothing to do when that was last looked at.
+    idle: bool,
     /// Sources came since sections were given out.
     newcomers: bool,
     balanced: Instant,
@@ -87,6 +90,7 @@ impl Planner {
             acts: Vec::new(),
             stale: false,
             fresh: Vec::new(),
+            idle: false,
             newcomers: false,
             balanced: now,
             credit: usize::MAX,
@@ -482,6 +486,7 @@ impl Planner {
         let idle =
             |source: &Source| source.hungry == Some(generation) && source.is_reliable(now) && source.room(now, 0) > 0;
         let mut takers: Vec<Slot> = self.each().filter(|(_, source)| idle(source)).map(|(slot, _)| slot).collect();
+        self.idle = !takers.is_empty();
         if takers.is_empty() {
             return;
         }
@@ -505,13 +510,11 @@ impl Planner {
         for (left, chunk) in late {
             let asked: Vec<Slot> = self.table.askers(chunk).collect();
             let able = takers.iter().filter(|slot| !asked.contains(slot) && self.table.holds(**slot, chunk));
-            let timed = able.filter_map(|slot| Some((self.get(*slot)?.until(), *slot)));
-            let Some((takes, slot)) = timed.min() else { continue };
-            if left <= takes + takes / 4 + END_GAIN {
-                continue;
-            }
             // A third one only if it is known to be quick: otherwise it is no better than those who were asked.
-            if asked.len() > 1 && self.get(slot).is_none_or(|source| source.pace.measured().is_none()) {
+            let able = able.filter_map(|slot| Some((self.get(*slot)?, *slot)));
+            let able = able.filter(|(source, _)| asked.len() < 2 || source.pace.measured().is_some());
+            let Some((takes, slot)) = able.map(|(source, slot)| (source.until(), slot)).min() else { continue };
+            if left <= takes + takes / 4 + END_GAIN {
                 continue;
             }
             if asked.len() == MAX_ASKERS && left > 2 * takes {
@@ -548,7 +551,8 @@ impl Planner {
 
     /// When [`Planner::tick`] should be called next; `None` while nothing is wanted.
     pub fn wake(&self) -> Option<Instant> {
-        let pause = if self.urgent.is_empty() { TICK } else { TICK_SOON };
+        let waits = !self.urgent.is_empty() || (self.idle && self.table.in_flight() > 0);
+        let pause = if waits { TICK_SOON } else { TICK };
         self.table.is_busy().then(|| self.ticked + pause)
     }
 

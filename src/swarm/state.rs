@@ -509,6 +509,11 @@ impl State {
 
     // ---- When nobody can bring it.
 
+    /// True if nobody is asked, and nobody has been asked whether it can be.
+    pub fn is_deserted(&self) -> bool {
+        !self.sources.values().any(|source| matches!(source.phase, Phase::Open | Phase::Opening))
+    }
+
     fn is_hopeless(&self) -> bool {
         if self.sources.values().any(|source| source.phase == Phase::Opening) {
             return false;

@@ -200,6 +200,10 @@ impl Transfer {
         {
             return Ok(chunk);
         }
+        if self.state.lock().is_deserted() {
+            // The view may know of a source already of which this transfer is about to be told.
+            self.refresh();
+        }
         let (waiter, arrives) = oneshot::channel();
         self.with(|state, _| state.wait_for(index, waiter));
         // The sender goes only together with the transfer.

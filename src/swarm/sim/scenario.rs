@@ -8,6 +8,10 @@ const WINDOW: u64 = 256;
 /// Peers that one reader's window can keep busy.
 const STREAM_PEERS: usize = 40;
 
+/// No transfer is over sooner than in about this many seconds, nor than in about this many round trips.
+const SHORTEST: f64 = 0.1;
+const ROUND_TRIPS: f64 = 40.0;
+
 /// A small generator of its own, so that a seed means the same case for ever.
 pub struct Dice(u64);
 
@@ -137,10 +141,8 @@ impl Scenario {
         let mut dice = Dice::new(seed);
         let count = if dice.chance(0.1) { dice.log(20.0, 400.0) } else { dice.log(1.0, 20.0) } as usize;
         let known = dice.chance(0.5);
-        // A file of one chunk comes with the handshake. And whoever asks hundreds of strangers for a few chunks can only
-        // guess, so of strangers there are no more than chunks.
-        let least = if known { 2.0 } else { (count as f64).max(2.0) };
-        let chunks = dice.log(least, 2000.0) as u64;
+        // A file of one chunk comes with the handshake. And whoever asks hundreds for a few chunks can only guess whom.
+        let chunks = dice.log((count as f64).max(2.0), 2000.0) as u64;
         let kind = match dice.below(10) {
             0..5 => Kind::Full,
             5..8 => Kind::Parts,
@@ -150,13 +152,16 @@ impl Scenario {
         let streams = kind == Kind::Full && count <= STREAM_PEERS && dice.chance(0.5);
         let wanted = if streams { Wanted::Stream(WINDOW) } else { Wanted::Whole };
         let faulty = if kind != Kind::Parts && dice.chance(0.6) { dice.between(0.0, 0.6) } else { 0.0 };
-        let (slowest, fastest) = (dice.log(1e5, 1e8), dice.log(1e5, 1e8));
-        let spread = (slowest.min(fastest), slowest.max(fastest));
-        let farthest = dice.log(1e-4, 0.1);
+        // Not so fast that all is over before anything can be measured.
+        let most = (chunks * CHUNK) as f64 / count as f64 / SHORTEST;
+        let (slowest, fastest) = (dice.log(1e5, 1e8).min(most), dice.log(1e5, 1e8).min(most));
+        let spread = (slowest.min(fastest), slowest.max(fastest) * 1.001);
         let losses = if dice.chance(0.2) { dice.log(1e-3, 0.05) } else { 0.0 };
         // About how long it will take: what happens in between should happen in between.
         let typical = (spread.0 * spread.1).sqrt() * (count as f64).max(1.0);
         let span = (chunks * CHUNK) as f64 / typical;
+        // The bound knows no round trips: they are short against the whole.
+        let farthest = dice.log(1e-4, 0.1).min(span / ROUND_TRIPS);
         let mut peers = Vec::new();
         for at in 0..count {
             // The first ones stay honest.
@@ -175,7 +180,7 @@ impl Scenario {
                 arrives: if at > 0 && changes && dice.chance(0.3) { dice.between(0.0, span) } else { 0.0 },
                 rate: dice.log(spread.0, spread.1),
                 changes: (changes && dice.chance(0.1)).then(|| (dice.between(0.0, span), dice.log(spread.0, spread.1))),
-                delay: dice.log(5e-5, farthest),
+                delay: dice.log(farthest / 100.0, farthest),
                 held,
                 grows,
                 loss: (losses, dice.between(0.02, 0.3)),

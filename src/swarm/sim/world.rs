@@ -300,8 +300,8 @@ impl World {
                     Fault::Boasts => None,
                     _ => peer.held.clone(),
                 };
-                // More or less what it was last time, and now and then something else.
-                let error = if self.dice.chance(0.1) { self.dice.log(0.1, 10.0) } else { self.dice.log(0.7, 1.4) };
+                // More or less what it was last time.
+                let error = self.dice.log(0.6, 1.7);
                 let rate = self.scenario.known.then_some(peer.spec.rate * error);
                 let slot = self.planner.arrives(held, rate, 64, now);
                 self.planner.round_trip(slot, Duration::from_secs_f64(2.0 * peer.spec.delay));
@@ -391,7 +391,6 @@ impl World {
         let back = self.now + peer.spec.delay;
         let lacks = peer.held.as_ref().is_some_and(|held| !held.contains(ticket.chunk));
         let fault = peer.spec.fault;
-        let stops = matches!(fault, Fault::Stops(from) if self.now >= from || peer.done(self.now).is_none());
         let mut faulty = |happened: &mut Happened| {
             if !std::mem::replace(&mut peer.struck, true) {
                 happened.faults[at] += 1;
@@ -412,9 +411,6 @@ impl World {
                 self.push(back, Event::Lacks(at, ticket));
             }
             _ => {
-                if stops {
-                    faulty(&mut self.happened);
-                }
                 peer.queue.push_back(ticket);
                 self.send(at);
             }
@@ -435,8 +431,9 @@ impl World {
             self.happened.lost[at] += time;
         }
         peer.sending = Some((ticket, begin));
-        if let Some(done) = peer.done(begin) {
-            self.push(done, Event::Sent(at, ticket));
+        match peer.done(begin) {
+            Some(done) => self.push(done, Event::Sent(at, ticket)),
+            None => self.happened.faults[at] = 1,
         }
     }
 
