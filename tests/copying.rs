@@ -158,7 +158,7 @@ impl Copy {
 
 #[test]
 fn a_source_that_is_killed_in_mid_copy_leaves_the_copy_right() {
-    let mut three = Three::new(384 * MIB);
+    let mut three = Three::new(256 * MIB);
     let took = three.copy_and(Node::kill);
     eprintln!("the rest of the copy, after a source was killed: {took:.1?}");
     let reader = &three.reader;
@@ -169,7 +169,7 @@ fn a_source_that_is_killed_in_mid_copy_leaves_the_copy_right() {
 
 #[test]
 fn a_source_that_falls_silent_in_mid_copy_leaves_the_copy_right() {
-    let mut three = Three::new(384 * MIB);
+    let mut three = Three::new(256 * MIB);
     let took = three.copy_and(|source| source.signal(Signal::STOP));
     eprintln!("the rest of the copy, after a source fell silent: {took:.1?}");
     three.sources[0].signal(Signal::CONT);
