@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::base::chunks::CHUNK;
 
-/// Requests in flight before anything is known of a source whose round trip is short.
-const FIRST_DEPTH: usize = 6;
+/// Requests in flight before anything is known of a source whose round trip is short: a slow one would keep more waiting
+/// for long, and a quick one is known after its first chunk.
+const FIRST_DEPTH: usize = 2;
 /// Before anything is known, one more request in flight for each of these in the round trip.
 const FIRST_DEPTH_PER: Duration = Duration::from_millis(10);
 /// Never fewer: one request being answered, one waiting behind it.

@@ -5,7 +5,8 @@
 //! hedges what a reader waits for when that is late, asks again what a silent source has promised, and in the end game
 //! has idle sources bring what is still in flight elsewhere, if they bring it sooner.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::{Duration, Instant};
 
 use super::pace::{FIRST_RATE, Pace};
@@ -414,13 +415,16 @@ impl Planner {
         if std::mem::take(&mut self.newcomers) && self.credit > 0 {
             self.balance(now);
         }
-        loop {
-            let generation = self.table.generation();
-            let open = self.each().filter(|(_, source)| source.room(now, 0) > 0 && source.hungry != Some(generation));
-            let Some((slot, _)) = open.min_by_key(|(slot, source)| (source.strikes, source.until(), slot.0)) else {
-                break;
-            };
-            self.fill_one(slot, now);
+        let generation = self.table.generation();
+        let open = self.each().filter(|(_, source)| source.room(now, 0) > 0 && source.hungry != Some(generation));
+        let key = |slot: Slot, source: &Source| Reverse((source.strikes, source.until(), slot));
+        let mut order: BinaryHeap<_> = open.map(|(slot, source)| key(slot, source)).collect();
+        while let Some(Reverse((_, _, slot))) = order.pop() {
+            if self.fill_one(slot, now)
+                && let Some(source) = self.get(slot).filter(|source| source.room(now, 0) > 0)
+            {
+                order.push(key(slot, source));
+            }
         }
         self.end_game(now);
     }
@@ -505,7 +509,7 @@ impl Planner {
         // A reader needs the first ones first, others the slowest.
         late.sort_unstable_by_key(|(left, chunk)| {
             let near = self.table.is_near(*chunk);
-            (!near, if near { *chunk } else { 0 }, std::cmp::Reverse(*left))
+            (!near, if near { *chunk } else { 0 }, Reverse(*left))
         });
         for (left, chunk) in late {
             let asked: Vec<Slot> = self.table.askers(chunk).collect();

@@ -699,41 +699,39 @@ impl SectionTable {
     /// Asserts the invariant, and that what is wanted or verified is exactly `known` (if given).
     #[cfg(test)]
     pub fn check(&self, known: Option<&Ranges>) {
-        let mut seen = self.near.clone();
-        let mut total = seen.len();
-        let mut add = |part: &Ranges| {
-            seen.union_with(part);
-            total += part.len();
-            assert_eq!(seen.len(), total, "a chunk is in two states: {part:?}");
-        };
-        add(&self.loose);
-        add(&self.verified);
+        let mut seen: Vec<Range<u64>> = Vec::new();
+        for part in [&self.near, &self.loose, &self.verified] {
+            seen.extend_from_slice(part.runs());
+        }
+        let mut asked = 0;
         for source in self.sources.iter().flatten() {
-            if source.assigned > 0 {
-                add(&source.near);
-                add(&source.section);
-            }
+            asked += source.in_flight.len();
             assert_eq!(source.assigned, source.near.len() + source.section.len(), "a section is counted wrong");
-            for section in [&source.near, &source.section] {
-                assert_eq!(source.can_bring(section), *section, "a section that its source does not hold");
+            for run in source.near.runs().iter().chain(source.section.runs()) {
+                assert!(source.held.as_ref().is_none_or(|held| held.contains_all(run)), "assigned, and not held");
+                seen.push(run.clone());
             }
         }
-        let flying: Ranges = self.flying.keys().copied().collect();
-        add(&flying);
-        let mut asked = 0;
         for (chunk, askers) in &self.flying {
+            assert!(!self.soon.contains(*chunk) || !self.verified.contains(*chunk));
             assert!(askers.iter().next().is_some(), "in flight from nobody");
             for slot in askers.iter() {
                 assert!(self.get(slot).is_some_and(|source| source.in_flight.contains(chunk)), "asked of a stranger");
-                asked += 1;
+                asked -= 1;
+            }
+            if !self.dropped.contains(*chunk) {
+                seen.push(*chunk..chunk + 1);
             }
         }
-        assert_eq!(asked, self.sources.iter().flatten().map(|source| source.in_flight.len()).sum::<usize>());
-        assert_eq!(self.soon.intersection(&self.verified), Ranges::new(), "wanted soon and verified");
-        assert_eq!(self.dropped.intersection(&flying), self.dropped, "dropped and not in flight");
+        assert_eq!(asked, 0, "a source that was asked for what is not in flight");
+        seen.sort_unstable_by_key(|run| run.start);
+        assert!(seen.windows(2).all(|pair| pair[0].end <= pair[1].start), "a chunk is in two states");
+        assert!(self.dropped.iter().all(|chunk| self.flying.contains_key(&chunk)), "dropped and not in flight");
+        assert!(self.soon.intersection(&self.verified).is_empty(), "wanted soon and verified");
         if let Some(known) = known {
-            seen.subtract(&self.dropped);
-            assert_eq!(seen, *known, "a wanted chunk was lost, or one that nobody wants is there");
+            let total: u64 = seen.iter().map(|run| run.end - run.start).sum();
+            assert_eq!(total, known.len(), "a wanted chunk was lost, or one that nobody wants is there");
+            assert!(seen.iter().all(|run| known.contains_all(run)), "one that nobody wants is there");
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::swarm::pace::Pace;
 pub struct Happened {
     /// From when on everything was known, if peers with parts change, and what had been verified by then.
     pub known: (f64, Ranges),
+    /// Seconds that each peer had lost by then.
+    pub lost_before: Vec<f64>,
     /// Seconds that each peer lost by losses on its link.
     pub lost: Vec<f64>,
     /// Faults of each peer that the transfer met.
@@ -45,10 +47,11 @@ fn classes(scenario: &Scenario, happened: &Happened, usable: &[usize]) -> BTreeM
 
 /// What peer `at` can send by `time`, in bytes, from when on it all was known.
 fn can_send(scenario: &Scenario, happened: &Happened, at: usize, time: f64) -> f64 {
-    sends_by(scenario, happened, at, time) - sends_by(scenario, happened, at, time.min(happened.known.0))
+    let before = sends_by(scenario, happened.lost_before[at], at, happened.known.0);
+    (sends_by(scenario, happened.lost[at], at, time) - before).max(0.0)
 }
 
-fn sends_by(scenario: &Scenario, happened: &Happened, at: usize, time: f64) -> f64 {
+fn sends_by(scenario: &Scenario, lost: f64, at: usize, time: f64) -> f64 {
     let peer = &scenario.peers[at];
     let until = match peer.fault {
         Fault::Vanishes(at) | Fault::Stops(at) => time.min(at),
@@ -61,7 +64,7 @@ fn sends_by(scenario: &Scenario, happened: &Happened, at: usize, time: f64) -> f
     let (change, later) = peer.changes.unwrap_or((f64::MAX, 0.0));
     let early = (until.min(change) - from).max(0.0) * peer.rate;
     let late = (until - change.max(from)).max(0.0) * later;
-    (early + late - happened.lost[at] * peer.rate.max(later)).max(0.0)
+    (early + late - lost * peer.rate.max(later)).max(0.0)
 }
 
 /// The least time in which all chunks could have come from the peers in `usable`; `None` if never.
@@ -102,8 +105,9 @@ fn deadline(rate: f64, delay: f64, first: bool) -> f64 {
 /// A peer is needed if without it and all slower ones the flow would take longer by more than this part.
 const NEEDED: f64 = 0.05;
 
-/// The bound: the flow, plus one chunk from the slowest peer that is needed, plus one deadline for each fault.
-pub fn bound(scenario: &Scenario, happened: &Happened) -> f64 {
+/// The bound: the flow, plus one chunk from the slowest peer that is needed, plus one deadline for each fault. And a
+/// tighter one, which counts all faults as one: the longest deadline alone.
+pub fn bound(scenario: &Scenario, happened: &Happened) -> (f64, f64) {
     let rate =
         |at: &usize| scenario.peers[*at].changes.map_or(f64::MAX, |(_, rate)| rate).min(scenario.peers[*at].rate);
     let honest = |at: &usize| !matches!(scenario.peers[*at].fault, Fault::Silent | Fault::Lies(_) | Fault::Boasts);
@@ -119,13 +123,13 @@ pub fn bound(scenario: &Scenario, happened: &Happened) -> f64 {
     }
     let needed = &usable[..high];
     let chunk = needed.iter().map(|at| CHUNK as f64 / rate(at) + 2.0 * scenario.peers[*at].delay).fold(0.0, f64::max);
-    let deadlines = scenario
-        .peers
-        .iter()
-        .zip(&happened.faults)
-        .filter(|(_, faults)| **faults > 0)
-        .map(|(peer, faults)| *faults as f64 * deadline(peer.rate, peer.delay, peer.fault == Fault::Silent));
-    flow + chunk + deadlines.sum::<f64>()
+    let faults = scenario.peers.iter().zip(&happened.faults).filter(|(_, faults)| **faults > 0);
+    let deadlines: Vec<(f64, f64)> = faults
+        .map(|(peer, faults)| (*faults as f64, deadline(peer.rate, peer.delay, peer.fault == Fault::Silent)))
+        .collect();
+    let all: f64 = deadlines.iter().map(|(faults, deadline)| faults * deadline).sum();
+    let longest = deadlines.iter().map(|(_, deadline)| *deadline).fold(0.0, f64::max);
+    (flow + chunk + all, flow + chunk + longest)
 }
 
 /// Maximum flow by Dinic's algorithm: source, peers, classes, sink.
@@ -235,8 +239,12 @@ mod tests {
     }
 
     fn time(peers: Vec<Peer>) -> f64 {
-        let happened =
-            Happened { known: (0.0, Ranges::new()), lost: vec![0.0; peers.len()], faults: vec![0; peers.len()] };
+        let happened = Happened {
+            known: (0.0, Ranges::new()),
+            lost_before: vec![0.0; peers.len()],
+            lost: vec![0.0; peers.len()],
+            faults: vec![0; peers.len()],
+        };
         let all: Vec<usize> = (0..peers.len()).collect();
         let scenario = Scenario { chunks: 100, wanted: Wanted::Whole, kind: Kind::Full, peers, known: false };
         flow_time(&scenario, &happened, &all).unwrap()

@@ -64,6 +64,8 @@ fn every_seed_keeps_the_invariant_and_the_bound() {
         outcomes.len(),
         asked as f64 / chunks as f64
     );
+    let tight = outcomes.iter().filter(|(_, outcome)| outcome.took <= MOST * outcome.tight).count();
+    println!("{tight} within {MOST} times the bound in which all faults of a case count as one");
     let (seed, worst) = &outcomes[0];
     println!("the worst is seed {seed}: {:.3} times its bound of {:.3} s", worst.ratio(), worst.bound);
     // Not all are within the bound yet: what an ordinary run tells is that it gets no worse.

@@ -9,7 +9,7 @@ const WINDOW: u64 = 256;
 const STREAM_PEERS: usize = 40;
 
 /// No transfer is over sooner than in about this many seconds, nor than in about this many round trips.
-const SHORTEST: f64 = 0.1;
+const SHORTEST: f64 = 0.25;
 const ROUND_TRIPS: f64 = 40.0;
 
 /// A small generator of its own, so that a seed means the same case for ever.

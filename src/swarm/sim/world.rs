@@ -22,6 +22,8 @@ pub struct Outcome {
     pub peers: usize,
     pub took: f64,
     pub bound: f64,
+    /// The bound if all faults count as one.
+    pub tight: f64,
     /// Requests for chunks.
     pub asked: u64,
     pub faults: u64,
@@ -180,7 +182,12 @@ pub fn run(seed: u64, tell: bool) -> Outcome {
         epoch,
         dice: Dice::new(!seed),
         open: BTreeSet::new(),
-        happened: Happened { known: (0.0, Ranges::new()), lost: vec![0.0; count], faults: vec![0; count] },
+        happened: Happened {
+            known: (0.0, Ranges::new()),
+            lost_before: vec![0.0; count],
+            lost: vec![0.0; count],
+            faults: vec![0; count],
+        },
         asked: 0,
         wake: None,
         wanted: Ranges::new(),
@@ -192,13 +199,15 @@ pub fn run(seed: u64, tell: bool) -> Outcome {
     };
     world.go();
     let faults = world.happened.faults.iter().sum();
+    let (bound, tight) = bound(&world.scenario, &world.happened);
     Outcome {
         kind: world.scenario.kind,
         wanted: world.scenario.wanted,
         chunks: world.scenario.chunks,
         peers: count,
         took: world.now,
-        bound: bound(&world.scenario, &world.happened),
+        bound,
+        tight,
         asked: world.asked,
         faults,
         stall: world.stall,
@@ -240,7 +249,8 @@ impl World {
             let Some(Due(time, _, event)) = self.queue.pop() else { panic!("nothing happens any more") };
             if self.scenario.kind == Kind::PartsThatChange && surprises.first().is_some_and(|at| *at <= time) {
                 surprises.retain(|at| *at > time);
-                self.happened.known = (time, self.planner.table().done().clone());
+                self.now = time;
+                self.learns();
             }
             self.now = time;
             self.happens(event);
@@ -365,6 +375,7 @@ impl World {
     fn learns(&mut self) {
         if self.scenario.kind == Kind::PartsThatChange {
             self.happened.known = (self.now, self.planner.table().done().clone());
+            self.happened.lost_before.clone_from(&self.happened.lost);
         }
     }
 
