@@ -45,18 +45,16 @@ impl Membership {
 
     /// A peer says where its catalogs stand.
     pub(super) fn heard_versions(self: &Arc<Self>, link: &Arc<dyn PeerLink>, versions: &[CatalogVersion]) {
-        let (lacks, elsewhere) = {
+        let wanted = {
             let book = self.book.lock();
-            (book.lacks(versions), book.own_elsewhere(versions))
+            let mut wanted = book.lacks(versions);
+            if book.own_elsewhere(versions) {
+                // Fetched like another's: only what this node once signed is to be believed.
+                wanted.insert(self.around.identity.node);
+            }
+            wanted
         };
-        if let Some(ahead) = elsewhere {
-            tracing::error!(
-                epoch = ahead.epoch,
-                "others know a newer catalog of this very node: its identity is in use elsewhere, or its state was restored \
-                 from a backup"
-            );
-        }
-        for node in lacks {
+        for node in wanted {
             if !self.catching_up.lock().insert(node) {
                 continue;
             }
@@ -65,8 +63,10 @@ impl Membership {
             tokio::spawn(async move {
                 if let Err(error) = membership.catch_up(node, &link).await {
                     tracing::warn!(of = %node.short(12), from = %link.node().short(12), %error, "a catalog did not come");
-                    if matches!(error, CatchUpError::Catalog(_) | CatchUpError::Answer) {
-                        link.close();
+                    match error {
+                        // Its owner's fault, not the peer's.
+                        CatchUpError::Catalog(CatalogError::Chain) | CatchUpError::Link(_) => {}
+                        CatchUpError::Catalog(_) | CatchUpError::Answer => link.close(),
                     }
                 }
                 membership.catching_up.lock().remove(&node);
@@ -95,6 +95,12 @@ impl Membership {
             }
         }
         let Some(copy) = catch_up.finish() else { return Ok(()) };
+        if node == self.around.identity.node {
+            let membership = Arc::clone(self);
+            return tokio::task::spawn_blocking(move || membership.overtaken(&copy))
+                .await
+                .map_err(|_| CatchUpError::Answer);
+        }
         let put = {
             let mut book = self.book.lock();
             (book.get(node).is_some() || book.all().count() < MAX_CATALOGS) && book.put(Arc::clone(&copy))
