@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::known::Known;
 use super::membership::{Around, Membership};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
@@ -111,11 +112,7 @@ impl Membership {
             tokio::task::spawn_blocking(move || membership.save_catalog(&stored));
             // The owner was alive when it made this, by its own clock; not in the future by ours.
             let seen = copy.at().min(Timestamp::now());
-            let mut known = self.known.lock();
-            if known.last_seen(&node).is_none_or(|before| before < seen) {
-                known.seen(node, seen);
-            }
-            drop(known);
+            self.known.lock().seen(node, seen);
             self.tell(&[copy.version()], Some(link.node()));
             self.view_now.notify_one();
         }
@@ -142,12 +139,18 @@ impl Membership {
         }
     }
 
-    /// Every catalog of `network` on disk that opens and is not too old. Blocks on the disk.
-    pub(super) fn load_catalogs(around: &Around, network: NetworkId, wall: Timestamp) -> Vec<CatalogCopy> {
+    /// Every catalog of `network` on disk that opens and whose node was seen, or which was written, not too long ago. Blocks
+    /// on the disk.
+    pub(super) fn load_catalogs(
+        around: &Around,
+        network: NetworkId,
+        known: &Known,
+        wall: Timestamp,
+    ) -> Vec<CatalogCopy> {
         let Ok(files) = std::fs::read_dir(Self::catalog_dir(around, network)) else { return Vec::new() };
         let mut copies = Vec::new();
         for file in files.flatten() {
-            let fresh = file.metadata().and_then(|meta| meta.modified()).map(Timestamp::from);
+            let written = file.metadata().and_then(|meta| meta.modified()).map(Timestamp::from).ok();
             let load = || {
                 let sealed = std::fs::read(file.path()).ok()?;
                 let plain = around.sealer.open(PURPOSE, &network.0, &sealed).ok()?;
@@ -155,7 +158,11 @@ impl Membership {
             };
             match load() {
                 Some(copy) if copy.node() == around.identity.node => copies.push(copy),
-                Some(copy) if fresh.is_ok_and(|at| at.secs + FORGET > wall.secs) => copies.push(copy),
+                Some(copy)
+                    if written.max(known.last_seen(&copy.node())).is_some_and(|at| at.secs + FORGET > wall.secs) =>
+                {
+                    copies.push(copy);
+                }
                 _ => {
                     tracing::debug!("a catalog on disk is too old or damaged, and is dropped");
                     // It is fetched again if somebody still has it.
@@ -166,3 +173,7 @@ impl Membership {
         copies
     }
 }
+
+#[cfg(test)]
+#[path = "catalogs_tests.rs"]
+mod tests;

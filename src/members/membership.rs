@@ -116,13 +116,15 @@ impl Membership {
             known.hear(NodeId(nobody), &[*addr], now);
         }
         let mut book = CatalogBook::new(id, own);
-        for copy in Self::load_catalogs(&around, id, wall) {
+        for copy in Self::load_catalogs(&around, id, &known, wall) {
             let copy = Arc::new(copy);
             if copy.node() == own {
-                book.put_own(copy)
+                book.put_own(copy);
             } else {
-                book.put(copy)
-            };
+                // Its owner was alive when it made this, by its own clock; not in the future by ours.
+                known.seen(copy.node(), copy.at().min(wall));
+                book.put(copy);
+            }
         }
         let remembered: BTreeSet<NodeId> = book.all().map(|copy| copy.node()).filter(|node| *node != own).collect();
         let linger = around.linger;
@@ -300,7 +302,6 @@ impl Membership {
         }
         self.leave_trackers().await;
         for link in self.links() {
-            self.known.lock().seen(link.node(), Timestamp::now());
             link.notify(Notice::Bye);
         }
         self.save_known();

@@ -32,7 +32,7 @@ pub fn member(tag: u8, dir: &Path) -> Arc<Membership> {
         identity: Identity { node, sign, name: tag.to_string(), listens: Vec::new() },
         sealer: Arc::new(Sealer::new(&NameKey::from_bytes([1; 32]))),
         state_dir: dir.into(),
-        linger: Duration::from_secs(60),
+        linger: Duration::ZERO,
         peers: Vec::new(),
         whole: Box::new(|_| false),
         whole_changes,
@@ -152,6 +152,13 @@ pub fn entries(names: &[&str]) -> Vec<Entry> {
         executable: false,
     };
     names.iter().map(entry).collect()
+}
+
+/// One entry, whose root is made of `tag`.
+pub fn entries_at(name: &str, tag: u8) -> Vec<Entry> {
+    let mut entries = entries(&[name]);
+    entries[0].content.root = Root([tag; 32]);
+    entries
 }
 
 /// Waits until `what` holds.
