@@ -1,6 +1,7 @@
 //! The thread that knows what this node offers: it scans, hashes, watches, and says what to publish.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -229,6 +230,10 @@ struct Offered {
     dir: Arc<PathBuf>,
     files: BTreeMap<ValidPath, Known>,
     watched: Result<(), String>,
+    /// Device and inode of the folder that is watched: another one may take its place.
+    folder: Option<(u64, u64)>,
+    /// It could not be read when it was last looked at: nothing of it is offered.
+    failed: bool,
     next_scan: Instant,
 }
 
@@ -336,18 +341,32 @@ impl Work {
             self.offer(&share, &dir, &indexed.path, known.content);
             files.insert(indexed.path, known);
         }
-        // Watched before it is scanned, so that nothing falls between.
-        let watched = match &mut self.watch {
-            Some(watch) => watch.add(&share.dir).map_err(|error| error.to_string()),
+        let (id, network) = (share.id, share.network);
+        let watched = Err("it is not watched yet".into());
+        let next_scan = Instant::now() + RESCAN_WATCHED;
+        self.shares.insert(id, Offered { share, dir, files, watched, folder: None, failed: false, next_scan });
+        self.watch(id);
+        if let Some(Offered { watched: Err(error), .. }) = self.shares.get(&id) {
+            tracing::warn!(share = id, %error, "a share can't be watched: it is scanned now and then");
+        }
+        self.publish(network);
+    }
+
+    /// Sees to it that the folder that is there now is watched. Before it is scanned, so that nothing falls between.
+    fn watch(&mut self, id: u32) {
+        let Some(offered) = self.shares.get_mut(&id) else { return };
+        let folder = std::fs::metadata(&offered.share.dir).ok().map(|meta| (meta.dev(), meta.ino()));
+        if offered.watched.is_ok() && !offered.failed && offered.folder == folder {
+            return;
+        }
+        offered.folder = folder;
+        offered.watched = match &mut self.watch {
+            Some(watch) => {
+                watch.remove(&offered.share.dir);
+                watch.add(&offered.share.dir)
+            }
             None => Err("the kernel's watches are not available".into()),
         };
-        if let Err(error) = &watched {
-            tracing::warn!(share = share.id, %error, "a share can't be watched: it is scanned now and then");
-        }
-        let network = share.network;
-        self.shares
-            .insert(share.id, Offered { share, dir, files, watched, next_scan: Instant::now() + RESCAN_WATCHED });
-        self.publish(network);
     }
 
     fn end(&mut self, id: u32) {
@@ -407,6 +426,11 @@ impl Work {
 
     /// Looks at a share, or at parts of it; hashes what is new and publishes what changed.
     fn look(&mut self, id: u32, only: Option<&[PathBuf]>) {
+        // What is back must be looked at whole: any of it may have changed meanwhile.
+        let only = only.filter(|_| self.shares.get(&id).is_some_and(|offered| !offered.failed));
+        if only.is_none() {
+            self.watch(id);
+        }
         let Some(offered) = self.shares.get_mut(&id) else { return };
         if only.is_none() {
             let every = if offered.watched.is_ok() { RESCAN_WATCHED } else { RESCAN_UNWATCHED };
@@ -418,6 +442,10 @@ impl Work {
             Ok(found) => found,
             Err(error) => return self.fail(id, &error.to_string()),
         };
+        let back = std::mem::take(&mut offered.failed);
+        if back {
+            tracing::info!(share = id, "a share can be read again");
+        }
         let in_scope =
             |path: &ValidPath| only.is_none_or(|only| only.iter().any(|target| as_path(path).starts_with(target)));
         let mut changes = Vec::new();
@@ -443,7 +471,7 @@ impl Work {
         }
         let removed = !changes.is_empty();
         self.save(&changes);
-        if removed {
+        if removed || back {
             self.publish(share.network);
         }
         if only.is_none() {
@@ -534,13 +562,11 @@ impl Work {
     /// A share that is not there offers nothing; what is known of it is kept for when it comes back.
     fn fail(&mut self, id: u32, reason: &str) {
         let Some(offered) = self.shares.get_mut(&id) else { return };
-        tracing::warn!(share = id, reason, "a share can't be read");
+        if !std::mem::replace(&mut offered.failed, true) {
+            tracing::warn!(share = id, reason, "a share can't be read");
+        }
         for (path, known) in &offered.files {
             self.sources.remove(known.content, id, path);
-        }
-        if let Some(watch) = &mut self.watch {
-            watch.remove(&offered.share.dir);
-            offered.watched = watch.add(&offered.share.dir).map_err(|error| error.to_string());
         }
         offered.next_scan = Instant::now() + RESCAN_UNWATCHED;
         let network = offered.share.network;
@@ -551,12 +577,8 @@ impl Work {
     fn publish(&self, network: NetworkId) {
         let mut entries: BTreeMap<ValidPath, Entry> = BTreeMap::new();
         for offered in self.shares.values().filter(|offered| offered.share.network == network) {
-            let failed = matches!(
-                self.shared.status.lock().get(&offered.share.id).map(|status| &status.state),
-                Some(ShareState::Failed(_))
-            );
             let (mut files, mut bytes) = (0, 0);
-            for (path, known) in offered.files.iter().filter(|_| !failed) {
+            for (path, known) in offered.files.iter().filter(|_| !offered.failed) {
                 (files, bytes) = (files + 1, bytes + known.stat.size);
                 let Some(path) = published_path(&offered.share, path) else { continue };
                 let entry = Entry {

@@ -147,3 +147,56 @@ fn a_withdrawn_share_offers_nothing() {
     assert!(!bench.sharer.sources().offers(LAB, content));
     assert!(bench.sharer.status().is_empty());
 }
+
+impl Bench {
+    /// Looks at all shares now, as the sharer does now and then.
+    fn rescan(&self) {
+        self.sharer.shared.inbox.lock().dirty.overflow();
+        self.sharer.shared.changed.notify_all();
+    }
+}
+
+#[test]
+fn a_folder_that_went_and_came_back_is_published_and_watched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(share(dir.path()).dir.join("f"), vec![7; 300_000]).unwrap();
+    // So that it counts as settled, and is not hashed again at every look.
+    std::thread::sleep(2 * RACY);
+    let bench = start(dir);
+    let content = bench.until(|entries| entries.len() == 1)[0].content;
+    bench.until_watching();
+    let (data, away) = (bench.dir.path().join("data"), bench.dir.path().join("away"));
+    for _ in 0..2 {
+        fs::rename(&data, &away).unwrap();
+        bench.rescan();
+        bench.until(|entries| entries.is_empty());
+        assert!(!bench.sharer.sources().offers(LAB, content));
+        fs::rename(&away, &data).unwrap();
+        bench.rescan();
+        bench.until(|entries| entries.len() == 1 && entries[0].content == content);
+        assert!(bench.sharer.sources().offers(LAB, content));
+        bench.until_watching();
+    }
+    // Nothing had to be hashed anew, and what changes now is heard of.
+    assert_eq!(bench.sharer.shared.progress.bytes.load(Ordering::Relaxed), 300_000);
+    fs::write(bench.file("g"), "new").unwrap();
+    bench.until(|entries| entries.len() == 2);
+}
+
+#[test]
+fn a_folder_that_another_one_replaced_is_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(share(dir.path()).dir.join("f"), "f").unwrap();
+    let bench = start(dir);
+    bench.until(|entries| entries.len() == 1);
+    bench.until_watching();
+    let data = bench.dir.path().join("data");
+    fs::rename(&data, bench.dir.path().join("old")).unwrap();
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("g"), "g").unwrap();
+    bench.rescan();
+    bench.until(|entries| entries.len() == 1 && entries[0].path.as_bytes() == b"g");
+    bench.until_watching();
+    fs::write(data.join("h"), "h").unwrap();
+    bench.until(|entries| entries.len() == 2);
+}
