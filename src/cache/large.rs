@@ -43,10 +43,27 @@ pub enum Record {
 pub struct Kept {
     /// Chunks with a record, as far as known.
     pub present: Ranges,
+    /// What takes space: chunks with a record, also with one that does not open.
+    chunks: Ranges,
+    /// And hashes: 0 is the list of groups, each group's number is one more than its own.
+    hashes: Ranges,
     /// Bytes on disk.
     pub bytes: u64,
     /// When it was last read or written.
     pub used: SystemTime,
+}
+
+impl Kept {
+    /// A file with nothing but its first page.
+    fn begun() -> Self {
+        Self {
+            present: Ranges::new(),
+            chunks: Ranges::new(),
+            hashes: Ranges::new(),
+            bytes: PAGE,
+            used: SystemTime::now(),
+        }
+    }
 }
 
 struct Opened {
@@ -121,16 +138,19 @@ impl LargeFiles {
         let content = self.read_first_page(&file)?;
         let layout = Layout::new(content.size);
         let mut present = Ranges::new();
-        let mut at = layout.chunk_at(0);
+        let mut hashes = Ranges::new();
+        let mut at = layout.group_list_at();
         // ENXIO: no data from here on.
         while let Ok(from) = seek(&file, SeekFrom::Data(at)) {
             let to = seek(&file, SeekFrom::Hole(from))?;
             present.insert(layout.chunks_in(from, to));
+            hashes.insert(layout.hashes_in(from, to));
             at = to;
         }
         let meta = file.metadata()?;
         let used = meta.accessed()?.max(meta.modified()?);
-        Ok((content, Kept { present, bytes: meta.blocks() * 512, used }))
+        let chunks = present.clone();
+        Ok((content, Kept { present, chunks, hashes, bytes: meta.blocks() * 512, used }))
     }
 
     /// Page 0: magic, u16 LE length, the sealed identity.
@@ -217,26 +237,37 @@ impl LargeFiles {
         record
     }
 
-    /// Seals and writes a chunk. `buffer` is reused from call to call.
-    pub fn put(&self, content: ContentId, index: u64, plain: &[u8], buffer: &mut Vec<u8>) -> io::Result<()> {
+    /// Counts a record of `len` bytes that was written, unless its place was `taken` already. Returns by how much the disk
+    /// is fuller now.
+    fn count(&self, content: ContentId, len: usize, taken: impl FnOnce(&mut Kept) -> bool) -> u64 {
+        let mut all = self.kept.lock();
+        let mut more = 0;
+        let kept = all.entry(content).or_insert_with(|| {
+            more += PAGE;
+            Kept::begun()
+        });
+        kept.used = SystemTime::now();
+        if !taken(kept) {
+            let len = (len as u64).next_multiple_of(PAGE);
+            kept.bytes += len;
+            more += len;
+        }
+        more
+    }
+
+    /// Seals and writes a chunk; returns the bytes that this takes. `buffer` is reused from call to call.
+    pub fn put(&self, content: ContentId, index: u64, plain: &[u8], buffer: &mut Vec<u8>) -> io::Result<u64> {
         let opened = self.opened(content, true)?;
         opened.key.seal(index, plain, buffer).map_err(io::Error::other)?;
         opened.file.write_all_at(buffer, Layout::new(content.size).chunk_at(index))?;
-        let mut kept = self.kept.lock();
-        let kept = kept.entry(content).or_insert_with(|| Kept {
-            present: Ranges::new(),
-            bytes: PAGE,
-            used: SystemTime::now(),
-        });
-        kept.used = SystemTime::now();
-        if kept.present.insert_one(index) {
-            kept.bytes += (buffer.len() as u64).next_multiple_of(PAGE);
-        }
-        Ok(())
+        Ok(self.count(content, buffer.len(), |kept| {
+            kept.present.insert_one(index);
+            !kept.chunks.insert_one(index)
+        }))
     }
 
-    /// Writes the hashes of groups: `None` stands for the list of groups itself.
-    pub fn put_hashes(&self, content: ContentId, group: Option<u64>, hashes: &[SubtreeHash]) -> io::Result<()> {
+    /// Writes the hashes of groups: `None` stands for the list of groups itself. Returns the bytes that this takes.
+    pub fn put_hashes(&self, content: ContentId, group: Option<u64>, hashes: &[SubtreeHash]) -> io::Result<u64> {
         let opened = self.opened(content, true)?;
         let layout = Layout::new(content.size);
         let (at, index) = match group {
@@ -246,7 +277,9 @@ impl LargeFiles {
         let plain: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
         let mut record = Vec::new();
         opened.key.seal(index, &plain, &mut record).map_err(io::Error::other)?;
-        opened.file.write_all_at(&record, at)
+        opened.file.write_all_at(&record, at)?;
+        let number = group.map_or(0, |group| group + 1);
+        Ok(self.count(content, record.len(), |kept| !kept.hashes.insert_one(number)))
     }
 
     /// Reads what [`LargeFiles::put_hashes`] wrote, if it is there and opens.

@@ -54,6 +54,17 @@ impl Layout {
         let index = |at: u64| at.saturating_sub(base).div_ceil(SLOT).min(chunk_count(self.size));
         index(from)..index(to)
     }
+
+    /// The hashes whose records may begin in the data extent `from..to`: 0 is the list of groups, each group's number is
+    /// one more than its own.
+    pub fn hashes_in(self, from: u64, to: u64) -> std::ops::Range<u64> {
+        let base = self.group_at(0);
+        let index = |at: u64| match at.checked_sub(base) {
+            Some(at) => 1 + at.div_ceil(GROUP_SLOT).min(group_count(self.size)),
+            None => u64::from(at > self.group_list_at()),
+        };
+        index(from)..index(to)
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +82,12 @@ mod tests {
             let a = a.min(chunk_count(size) - 1);
             let b = (a + n).min(chunk_count(size));
             prop_assert_eq!(layout.chunks_in(layout.chunk_at(a), layout.chunk_at(b)), a..b);
+            let groups = group_count(size);
+            prop_assert_eq!(layout.hashes_in(PAGE, layout.chunk_at(0)), 0..groups + 1);
+            prop_assert_eq!(layout.hashes_in(PAGE, PAGE + 1), 0..1);
+            prop_assert_eq!(layout.hashes_in(layout.group_at(groups - 1), u64::MAX), groups..groups + 1);
+            prop_assert!(layout.hashes_in(layout.chunk_at(a), layout.chunk_at(b)).is_empty());
+            prop_assert!(layout.chunks_in(PAGE, layout.chunk_at(0)).is_empty());
             prop_assert_eq!(layout.chunks_in(0, u64::MAX), 0..chunk_count(size));
             prop_assert_eq!(layout.chunks_in(0, layout.chunk_at(0)), 0..0);
         }

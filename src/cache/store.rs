@@ -6,7 +6,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,12 +14,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::large::{LargeFiles, Record};
-use super::layout::SLOT;
+use super::layout::{OVERHEAD, PAGE, SLOT};
 use super::packs::Packs;
 use super::place::{CacheError, Place};
 use super::queue::Queue;
 use crate::base::chunks::{CHUNK, chunk_count, group_count};
-use crate::base::ids::ContentId;
+use crate::base::ids::{ContentId, SubtreeHash};
 use crate::base::ranges::Ranges;
 use crate::base::tree::{Proof, VerifiedChunk};
 use crate::vault::keys::ContentKey;
@@ -79,13 +79,27 @@ enum Job {
     Proof(Box<Proof>),
 }
 
+/// Writing rests for a while after an error of the disk.
+#[derive(Default)]
+struct Pause(Mutex<Option<Instant>>);
+
+impl Pause {
+    fn begin(&self, now: Instant) {
+        *self.0.lock() = Some(now + PAUSE);
+    }
+
+    fn is_on(&self, now: Instant) -> bool {
+        self.0.lock().is_some_and(|until| now < until)
+    }
+}
+
 struct Inner {
     large: LargeFiles,
     packs: Packs,
     queue: Queue<Job>,
     limit: u64,
     counters: Counters,
-    paused: AtomicBool,
+    pause: Pause,
     whole: watch::Sender<u64>,
 }
 
@@ -127,7 +141,7 @@ impl Cache {
             queue: Queue::new(QUEUE),
             limit,
             counters,
-            paused: AtomicBool::new(false),
+            pause: Pause::default(),
             whole: watch::channel(0).0,
         });
         let writer = {
@@ -163,7 +177,7 @@ impl Cache {
     pub fn put(&self, chunk: &VerifiedChunk) {
         self.ram.insert((chunk.content(), chunk.index()), chunk.clone());
         let len = chunk.bytes().len();
-        let closed = self.inner.limit == 0 || self.inner.paused.load(Ordering::Relaxed);
+        let closed = self.inner.limit == 0 || self.inner.pause.is_on(Instant::now());
         if closed
             || (!self.has(chunk.content(), chunk.index()) && !self.inner.queue.offer(Job::Chunk(chunk.clone()), len))
         {
@@ -312,14 +326,11 @@ impl Inner {
     /// The writer's thread.
     fn write(&self) {
         let mut buffer = Vec::with_capacity(SLOT as usize);
-        let mut resume: Option<Instant> = None;
         while let Some(job) = self.queue.take() {
-            if resume.is_some_and(|at| Instant::now() < at) {
+            // What was put before the error.
+            if self.pause.is_on(Instant::now()) {
                 self.counters.dropped.fetch_add(1, Ordering::Relaxed);
                 continue;
-            }
-            if resume.take().is_some() {
-                self.paused.store(false, Ordering::Relaxed);
             }
             let written = match &job {
                 Job::Chunk(chunk) => self.write_chunk(chunk, &mut buffer),
@@ -328,7 +339,7 @@ impl Inner {
             if let Err(error) = written {
                 tracing::warn!(%error, "writing the cache failed: files are read without it for a while");
                 self.counters.dropped.fetch_add(1, Ordering::Relaxed);
-                resume = Some(Instant::now() + PAUSE);
+                self.pause.begin(Instant::now());
             }
         }
     }
@@ -336,15 +347,15 @@ impl Inner {
     fn write_chunk(&self, chunk: &VerifiedChunk, buffer: &mut Vec<u8>) -> io::Result<()> {
         let (content, index) = (chunk.content(), chunk.index());
         let small = chunk_count(content.size) <= 1;
-        if !self.make_room(SLOT, content)? {
+        // With the first page of a file that is begun.
+        if !self.make_room(SLOT + PAGE, content)? {
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         let bytes = if small {
             self.packs.put(content, chunk.bytes(), buffer)?
         } else {
-            self.large.put(content, index, chunk.bytes(), buffer)?;
-            buffer.len() as u64
+            self.large.put(content, index, chunk.bytes(), buffer)?
         };
         self.counters.writes.fetch_add(1, Ordering::Relaxed);
         self.counters.disk_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -356,13 +367,22 @@ impl Inner {
 
     fn write_proof(&self, proof: &Proof) -> io::Result<()> {
         let content = proof.content();
-        self.large.put_hashes(content, None, proof.groups())?;
+        self.write_hashes(content, None, proof.groups())?;
         for group in 0..group_count(content.size) {
             if let Some(hashes) = proof.group(group)
                 && self.large.hashes(content, Some(group)).is_none()
             {
-                self.large.put_hashes(content, Some(group), hashes)?;
+                self.write_hashes(content, Some(group), hashes)?;
             }
+        }
+        Ok(())
+    }
+
+    fn write_hashes(&self, content: ContentId, group: Option<u64>, hashes: &[SubtreeHash]) -> io::Result<()> {
+        let room = (32 * hashes.len() as u64 + OVERHEAD).next_multiple_of(PAGE) + PAGE;
+        if self.make_room(room, content)? {
+            let bytes = self.large.put_hashes(content, group, hashes)?;
+            self.counters.disk_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -161,6 +161,73 @@ fn the_disk_is_bounded_and_the_oldest_goes_first() {
     assert!(stats.disk_bytes <= limit && stats.dropped > 0 && !cache.held(id).is_empty(), "{stats:?}");
 }
 
+/// What the cache says that it takes, and what it does take.
+fn counted(cache: &Cache, dir: &Path) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    cache.flush();
+    let taken = |file: &PathBuf| fs::metadata(file).unwrap();
+    let files = every_file(dir);
+    let large = files.iter().filter(|file| file.starts_with(dir.join("files"))).map(|file| taken(file).blocks() * 512);
+    let packs = files.iter().filter(|file| file.starts_with(dir.join("packs"))).map(|file| taken(file).len());
+    (cache.stats().disk_bytes, large.sum::<u64>() + packs.sum::<u64>())
+}
+
+#[test]
+fn what_the_cache_takes_is_counted_once_and_all_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (id, proof, all) = chunks(&bytes(6, 300 * CHUNK as usize + 5000));
+    let (_, _, small) = chunks(&bytes(7, 900));
+    let cache = open(dir.path(), LIMITS);
+    // Hashes that come before the first chunk count too, and can be evicted.
+    cache.put_proof(&proof);
+    let (said, taken) = counted(&cache, dir.path());
+    assert!(said > 0 && said == taken, "{said} {taken}");
+    cache.put_proof(&proof);
+    all.iter().skip(297).chain(&small).for_each(|chunk| cache.put(chunk));
+    let (said, taken) = counted(&cache, dir.path());
+    assert_eq!(said, taken);
+    // A damaged record takes no more when it has been fetched again.
+    let file = every_file(&dir.path().join("files")).pop().unwrap();
+    let last = fs::metadata(&file).unwrap().len() - 1;
+    fs::OpenOptions::new().write(true).open(&file).unwrap().write_all_at(&[0xaa], last).unwrap();
+    assert!(cache.load(id, 300).is_none());
+    cache.put(&all[300]);
+    cache.put_proof(&proof);
+    assert_eq!(counted(&cache, dir.path()), (said, taken));
+    assert!(cache.load(id, 300).is_some());
+    drop(cache);
+    let cache = open(dir.path(), LIMITS);
+    cache.put_proof(&proof);
+    assert_eq!(counted(&cache, dir.path()), (said, taken));
+    // And nothing is left of it when it is evicted.
+    cache.inner.large.remove(id).unwrap();
+    assert_eq!(cache.inner.large.list().len(), 0);
+}
+
+#[test]
+fn after_an_error_of_the_disk_files_are_read_without_the_cache_for_a_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let (id, _, all) = chunks(&bytes(8, 4 * CHUNK as usize));
+    let cache = open(dir.path(), CacheLimits { ram: 64 << 20, ..LIMITS });
+    // No file can be made there any more, as on a full disk.
+    fs::remove_dir(dir.path().join("files")).unwrap();
+    fs::write(dir.path().join("files"), "").unwrap();
+    cache.put(&all[0]);
+    cache.flush();
+    assert!(cache.inner.pause.is_on(Instant::now()));
+    fs::remove_file(dir.path().join("files")).unwrap();
+    // It is not tried, the plaintext does not wait in the queue, and reads go on from RAM.
+    cache.put(&all[1]);
+    assert!(cache.ram_get(id, 1).is_some() && !cache.has(id, 1));
+    assert_eq!((cache.stats().dropped, cache.stats().writes), (2, 0));
+    // Nobody has to put anything for the pause to end.
+    assert!(!cache.inner.pause.is_on(Instant::now() + PAUSE));
+    *cache.inner.pause.0.lock() = None;
+    cache.put(&all[2]);
+    cache.flush();
+    assert!(cache.has(id, 2));
+}
+
 fn refused(dir: &Path, name_key: u8) -> CacheError {
     let sealer = Arc::new(Sealer::new(&NameKey::from_bytes([name_key; 32])));
     Cache::open(dir, &ContentKey::from_bytes([2; 32]), sealer, LIMITS).err().expect("it was not refused")

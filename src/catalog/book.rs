@@ -22,6 +22,10 @@ pub struct CatalogBook {
 pub struct CatchUp {
     node: NodeId,
     copy: Option<Arc<CatalogCopy>>,
+    /// Epoch and version of what there was at the start.
+    had: Option<(u64, u64)>,
+    /// What there was is on another branch than the peer's, which is fetched from its beginning.
+    anew: bool,
     partial: Option<Partial>,
     network: NetworkId,
     changed: bool,
@@ -39,14 +43,29 @@ struct Partial {
     all: u32,
 }
 
+/// Epoch and version.
+fn place(copy: &CatalogCopy) -> (u64, u64) {
+    (copy.version().epoch, copy.version().version)
+}
+
 impl CatalogBook {
     /// Nothing known yet. `own`: this node, whose catalog only it may change.
     pub fn new(network: NetworkId, own: NodeId) -> Self {
         Self { network, own, copies: BTreeMap::new() }
     }
 
-    /// Puts a catalog in, if it is newer than what is there. A node's own comes from itself alone.
+    /// Puts another node's catalog in, if it is newer than what is there. This node's own is refused: it comes from itself
+    /// alone, through [`CatalogBook::put_own`].
     pub fn put(&mut self, copy: Arc<CatalogCopy>) -> bool {
+        copy.node() != self.own && self.put_newer(copy)
+    }
+
+    /// Puts this node's own catalog in, as it made it; another's is refused.
+    pub fn put_own(&mut self, copy: Arc<CatalogCopy>) -> bool {
+        copy.node() == self.own && self.put_newer(copy)
+    }
+
+    fn put_newer(&mut self, copy: Arc<CatalogCopy>) -> bool {
         let new = copy.version();
         let newer = self.copies.get(&copy.node()).is_none_or(|old| {
             let old = old.version();
@@ -90,14 +109,11 @@ impl CatalogBook {
         theirs.iter().filter(newer).map(|theirs| theirs.node).collect()
     }
 
-    /// An epoch of this node's own catalog that others know and that is ahead of what this node has: its identity lives
-    /// in two places, or its state was restored from a backup.
-    pub fn own_elsewhere(&self, theirs: &[CatalogVersion]) -> Option<CatalogVersion> {
-        let ours = self.copies.get(&self.own)?.version();
-        let ahead = |theirs: &&CatalogVersion| {
-            theirs.node == self.own && (theirs.epoch, theirs.version) > (ours.epoch, ours.version)
-        };
-        theirs.iter().find(ahead).copied()
+    /// True if others say that they know a newer catalog of this very node than it has itself: its state was lost, or
+    /// restored from a backup, or its identity lives in two places. Or they lie: what counts is its own signature.
+    pub fn own_elsewhere(&self, theirs: &[CatalogVersion]) -> bool {
+        let ours = self.copies.get(&self.own).map(|copy| copy.version()).map(|ours| (ours.epoch, ours.version));
+        theirs.iter().any(|theirs| theirs.node == self.own && Some((theirs.epoch, theirs.version)) > ours)
     }
 
     /// What brings an asker forward.
@@ -107,14 +123,16 @@ impl CatalogBook {
 
     /// Begins to fetch `node`'s catalog.
     pub fn catch_up(&self, node: NodeId) -> CatchUp {
-        CatchUp { node, copy: self.copies.get(&node).cloned(), partial: None, network: self.network, changed: false }
+        let copy = self.copies.get(&node).cloned();
+        let had = copy.as_ref().map(|copy| place(copy));
+        CatchUp { node, copy, had, anew: false, partial: None, network: self.network, changed: false }
     }
 }
 
 impl CatchUp {
     /// What to ask next.
     pub fn request(&self) -> CatalogRequest {
-        let have = self.copy.as_ref().map(|copy| (copy.version().epoch, copy.version().version));
+        let have = self.copy.as_ref().map(|copy| place(copy));
         let part = self.partial.as_ref().map(|partial| (partial.place.0, partial.place.1, partial.next));
         CatalogRequest { node: self.node, have, part }
     }
@@ -128,10 +146,16 @@ impl CatchUp {
                     return Ok(false);
                 }
                 let copy = Arc::make_mut(self.copy.as_mut().ok_or(CatalogError::Place)?);
-                for delta in deltas {
-                    copy.follow(&delta)?;
+                match deltas.iter().try_for_each(|delta| copy.follow(delta)) {
+                    Err(CatalogError::Chain) if !self.anew => {
+                        // Once: what comes from its beginning fits itself.
+                        (self.anew, self.changed, self.copy) = (true, false, None);
+                    }
+                    followed => {
+                        followed?;
+                        self.changed = true;
+                    }
                 }
-                self.changed = true;
                 Ok(true)
             }
             CatalogAnswer::Snapshot { header, part, parts, body } => self.take_part(&header, part, parts, &body),
@@ -141,7 +165,7 @@ impl CatchUp {
     fn take_part(&mut self, header: &[u8], part: u32, parts: u32, bytes: &[u8]) -> Result<bool, CatalogError> {
         if part == 0 {
             let head = SnapshotHead::open(header)?;
-            let have = self.copy.as_ref().map(|copy| (copy.version().epoch, copy.version().version));
+            let have = self.copy.as_ref().map(|copy| place(copy));
             if head.node != self.node || head.network != self.network || have >= Some((head.epoch, head.version)) {
                 return Err(CatalogError::Place);
             }
@@ -175,9 +199,9 @@ impl CatchUp {
         Ok(true)
     }
 
-    /// The catalog, if it has moved.
+    /// The catalog, if it has moved forward.
     pub fn finish(self) -> Option<Arc<CatalogCopy>> {
-        self.copy.filter(|_| self.changed)
+        self.copy.filter(|copy| self.changed && Some(place(copy)) > self.had)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, Root};
 use crate::base::names::ValidPath;
 use crate::catalog::entry::Entry;
-use crate::catalog::own::{begin, publish};
+use crate::catalog::own::{begin, begin_beyond, publish};
 
 const NETWORK: NetworkId = NetworkId([3; 32]);
 
@@ -44,6 +44,65 @@ fn sync(from: &CatalogBook, to: &mut CatalogBook, node: NodeId) -> Result<(), Ca
     Ok(())
 }
 
+#[test]
+fn a_chain_that_does_not_fit_is_fetched_from_its_beginning() {
+    let (node, sign) = key(1);
+    let begun = begin(NETWORK, node, now(100), &sign).unwrap();
+    // One identity in two places: the same epoch goes on in two ways.
+    let branch = |tags: &[u8]| {
+        let mut copy = begun.clone();
+        for tag in tags {
+            publish(&mut copy, &entries(&[(1, *tag)]), now(101), &sign).unwrap();
+        }
+        let mut book = CatalogBook::new(NETWORK, node);
+        book.put_own(Arc::new(copy));
+        book
+    };
+    let (one, other, longest) = (branch(&[1, 2]), branch(&[11, 12, 13]), branch(&[1, 2, 3, 4]));
+    let mut reader = CatalogBook::new(NETWORK, NodeId([9; 32]));
+    for from in [&one, &other, &longest] {
+        sync(from, &mut reader, node).unwrap();
+        let (have, should) = (reader.get(node).unwrap(), from.get(node).unwrap());
+        assert_eq!((have.version(), have.entries()), (should.version(), should.entries()));
+        let stored = CatalogCopy::load(NETWORK, &have.store().unwrap()).unwrap();
+        assert_eq!(stored.entries(), should.entries());
+    }
+    // What is older on another branch does not come back.
+    sync(&other, &mut reader, node).unwrap();
+    assert_eq!(reader.get(node).unwrap().version().version, 5);
+    // A peer whose chain breaks anew each time is not followed for ever.
+    let mut catch_up = reader.catch_up(node);
+    let CatalogAnswer::Deltas(deltas) = other.answer(&CatalogRequest { node, have: Some((100, 2)), part: None }) else {
+        panic!("no deltas")
+    };
+    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas.clone())), Ok(true));
+    assert_eq!(catch_up.request().have, None);
+    assert_eq!(catch_up.take(longest.answer(&catch_up.request())), Ok(true));
+    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas)), Err(CatalogError::Chain));
+}
+
+#[test]
+fn a_nodes_own_catalog_comes_from_itself_alone() {
+    let (node, sign) = key(1);
+    let own = Arc::new(begin(NETWORK, node, now(100), &sign).unwrap());
+    let mut book = CatalogBook::new(NETWORK, node);
+    assert!(!book.put(Arc::clone(&own)) && book.get(node).is_none());
+    // It has none, and others know one.
+    assert!(book.own_elsewhere(&[own.version()]));
+    assert!(book.put_own(Arc::clone(&own)) && !book.own_elsewhere(&[own.version()]));
+    let mut other = CatalogBook::new(NETWORK, NodeId([9; 32]));
+    assert!(!other.put_own(Arc::clone(&own)) && other.put(own));
+}
+
+#[test]
+fn a_new_epoch_is_after_the_old_one_whatever_the_clock_says() {
+    let (node, sign) = key(1);
+    let begun = begin_beyond(NETWORK, node, 5000, &entries(&[(1, 1)]), now(100), &sign).unwrap();
+    assert_eq!((begun.version().epoch, begun.version().version, begun.entries().len()), (5001, 1, 1));
+    let begun = begin_beyond(NETWORK, node, 50, &[], now(100), &sign).unwrap();
+    assert_eq!(begun.version().epoch, 100);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
@@ -53,10 +112,10 @@ proptest! {
         let mut owner = CatalogBook::new(NETWORK, node);
         let mut often = CatalogBook::new(NETWORK, NodeId([9; 32]));
         let mut seldom = CatalogBook::new(NETWORK, NodeId([8; 32]));
-        owner.put(Arc::new(own.clone()));
+        owner.put_own(Arc::new(own.clone()));
         for (at, (state, look)) in states.iter().enumerate() {
             publish(&mut own, &entries(state), now(101 + at as i64), &sign).unwrap();
-            owner.put(Arc::new(own.clone()));
+            owner.put_own(Arc::new(own.clone()));
             sync(&owner, &mut often, node).unwrap();
             if *look {
                 // Not from the owner: anybody can pass it on.
@@ -103,7 +162,7 @@ fn a_large_catalog_comes_in_parts_and_a_new_epoch_replaces_the_old() {
     let mut own = begin(NETWORK, node, now(100), &sign).unwrap();
     publish(&mut own, &entries(&many), now(101), &sign).unwrap();
     let mut owner = CatalogBook::new(NETWORK, node);
-    owner.put(Arc::new(own.clone()));
+    owner.put_own(Arc::new(own.clone()));
     assert!(matches!(
         owner.answer(&CatalogRequest { node, have: None, part: None }),
         CatalogAnswer::Snapshot { parts: 2.., .. }
@@ -115,13 +174,13 @@ fn a_large_catalog_comes_in_parts_and_a_new_epoch_replaces_the_old() {
     let mut reborn = begin(NETWORK, node, now(500), &sign).unwrap();
     publish(&mut reborn, &entries(&[(1, 1)]), now(501), &sign).unwrap();
     let mut owner = CatalogBook::new(NETWORK, node);
-    owner.put(Arc::new(reborn));
+    owner.put_own(Arc::new(reborn));
     assert_eq!(reader.lacks(&owner.versions()).len(), 1);
     sync(&owner, &mut reader, node).unwrap();
     assert_eq!(reader.get(node).unwrap().entries().len(), 1);
     // The old one does not come back.
     assert!(!reader.put(Arc::new(own.clone())));
     let mut restored = CatalogBook::new(NETWORK, node);
-    restored.put(Arc::new(own));
-    assert!(restored.own_elsewhere(&reader.versions()).is_some());
+    restored.put_own(Arc::new(own));
+    assert!(restored.own_elsewhere(&reader.versions()));
 }

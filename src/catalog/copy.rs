@@ -67,13 +67,12 @@ impl CatalogCopy {
     /// Follows a delta.
     pub fn follow(&mut self, signed: &[u8]) -> Result<(), CatalogError> {
         let delta = Delta::open(signed)?;
-        let fits = delta.network == self.network
-            && delta.node == self.node
-            && delta.epoch == self.epoch
-            && delta.version == self.version + 1
-            && delta.follows == self.chain;
-        if !fits {
+        if delta.network != self.network || delta.node != self.node {
             return Err(CatalogError::Place);
+        }
+        let follows = delta.epoch == self.epoch && delta.version == self.version + 1 && delta.follows == self.chain;
+        if !follows {
+            return Err(CatalogError::Chain);
         }
         if self.entries.len() + delta.put.len() > MAX_CATALOG_ENTRIES {
             return Err(CatalogError::TooLarge);

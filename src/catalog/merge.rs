@@ -107,7 +107,8 @@ fn shown(claims: &[Claim<'_>], whole: &dyn Fn(&ContentId) -> bool) -> Option<Vie
         FileState::Live
     } else if any(Standing::Lingering) {
         FileState::Lingering
-    } else if whole(&content) {
+    } else if content.size > 0 && whole(&content) {
+        // An empty file is whole everywhere, and nobody ever asked for it: it comes and goes with its nodes.
         FileState::Cached
     } else if any(Standing::Offline) {
         FileState::Offline

@@ -146,3 +146,15 @@ fn folders_appear_once() {
     assert_eq!(names, ["d", "d-e", "d.e"]);
     assert!(matches!(&tree.entry(tree.children(TREE_ROOT)[0]).kind, ViewKind::Folder(children) if children.len() == 2));
 }
+
+#[test]
+fn an_empty_file_does_not_outlive_its_nodes() {
+    let mut a = catalog(&[("empty", 1), ("full", 2)]);
+    a[0].content.size = 0;
+    let names =
+        |standing| merged(&[(1, standing, &a), (2, Live, &Vec::new())], &[1, 2]).into_keys().collect::<Vec<_>>();
+    assert_eq!(names(Live), ["empty", "full"]);
+    assert_eq!(names(Lingering), ["empty", "full"]);
+    assert_eq!(names(Offline), ["empty", "full"]);
+    assert_eq!(names(Away), ["full"]);
+}

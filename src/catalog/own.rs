@@ -19,7 +19,21 @@ pub fn begin(
     now: Timestamp,
     sign: SignWith<'_>,
 ) -> Result<CatalogCopy, CatalogError> {
-    snapshot(network, node, now.secs.max(1) as u64, 1, CHAIN_START, &[], now, sign)
+    begin_beyond(network, node, 0, &[], now, sign)
+}
+
+/// Makes the first version of a catalog with `entries` (sorted by path, none twice), in an epoch that is the time, and in
+/// any case after `epoch`.
+pub fn begin_beyond(
+    network: NetworkId,
+    node: NodeId,
+    epoch: u64,
+    entries: &[Entry],
+    now: Timestamp,
+    sign: SignWith<'_>,
+) -> Result<CatalogCopy, CatalogError> {
+    let epoch = (now.secs.max(1) as u64).max(epoch.saturating_add(1));
+    snapshot(network, node, epoch, 1, CHAIN_START, entries, now, sign)
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -29,9 +29,12 @@ pub enum CatalogError {
     /// Not signed by the node that it names.
     #[error("a catalog with a wrong signature")]
     Signature,
-    /// For another network or node, or not following what is there.
+    /// For another network or node, or older than what is there.
     #[error("a catalog that does not belong here")]
     Place,
+    /// A delta that does not follow what is there: its owner published in two ways at once. Nobody's lie.
+    #[error("a change of a catalog that does not follow what is there")]
+    Chain,
     /// More than anybody should publish.
     #[error("a catalog that is too large")]
     TooLarge,

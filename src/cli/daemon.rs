@@ -84,7 +84,8 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
         let config = NodeConfig { home: context.home.clone(), settings, unlock, ends_when_idle: args.for_mount };
         let node = Node::start(config).await?;
         let socket = node.listen_for_control().map_err(|error| {
-            ControlError::failed(format!("the control socket {}: {error}", context.home.socket().display()))
+            let path = context.home.socket().map(|path| format!(" {}", path.display())).unwrap_or_default();
+            ControlError::failed(format!("the control socket{path}: {error}"))
         })?;
         if args.for_mount {
             say_ready()?;

@@ -8,7 +8,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::args::Output;
 use super::{Context, ask, print, view_path};
 use crate::base::escape::for_terminal;
-use crate::control::client::Client;
 use crate::control::report::{Event, GetProgress};
 use crate::control::{ControlError, ErrorCode, Request};
 use crate::settings::units::show_size;
@@ -40,7 +39,7 @@ pub fn get(context: &Context, words: &[PathBuf], network: Option<&str>, output: 
 
 fn to_stdout(context: &Context, path: &Path, network: Option<String>) -> Result<(), ControlError> {
     let no_daemon = || ControlError::new(ErrorCode::NoDaemon, super::ask::NO_DAEMON);
-    let mut client = Client::connect(&context.home.socket())?.ok_or_else(no_daemon)?;
+    let mut client = super::ask::connect(context)?.ok_or_else(no_daemon)?;
     let request = Request::Read { path: view_path(path), network };
     client.read_to(&request, &mut std::io::stdout().lock() as &mut dyn Write)
 }

@@ -35,7 +35,7 @@ pub fn mount(context: &Context, args: &MountArgs) -> Result<(), ControlError> {
     };
     let options = options::parse(&args.options)?;
     let request = Request::Mount { network, dir: absolute(dir)?, options: options.request.clone() };
-    let mut client = match Client::connect(&context.home.socket())? {
+    let mut client = match ask::connect(context)? {
         Some(client) => {
             refuse_changes(&options)?;
             client
@@ -128,7 +128,7 @@ fn start_daemon(context: &Context, options: &MountOptions) -> Result<Client, Con
 fn connect_soon(context: &Context, patience: Duration) -> Result<Option<Client>, ControlError> {
     let began = Instant::now();
     loop {
-        let client = Client::connect(&context.home.socket())?;
+        let client = ask::connect(context)?;
         if client.is_some() || began.elapsed() >= patience {
             return Ok(client);
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::known::Known;
 use super::membership::{Around, Membership};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
@@ -45,18 +46,16 @@ impl Membership {
 
     /// A peer says where its catalogs stand.
     pub(super) fn heard_versions(self: &Arc<Self>, link: &Arc<dyn PeerLink>, versions: &[CatalogVersion]) {
-        let (lacks, elsewhere) = {
+        let wanted = {
             let book = self.book.lock();
-            (book.lacks(versions), book.own_elsewhere(versions))
+            let mut wanted = book.lacks(versions);
+            if book.own_elsewhere(versions) {
+                // Fetched like another's: only what this node once signed is to be believed.
+                wanted.insert(self.around.identity.node);
+            }
+            wanted
         };
-        if let Some(ahead) = elsewhere {
-            tracing::error!(
-                epoch = ahead.epoch,
-                "others know a newer catalog of this very node: its identity is in use elsewhere, or its state was restored \
-                 from a backup"
-            );
-        }
-        for node in lacks {
+        for node in wanted {
             if !self.catching_up.lock().insert(node) {
                 continue;
             }
@@ -65,8 +64,10 @@ impl Membership {
             tokio::spawn(async move {
                 if let Err(error) = membership.catch_up(node, &link).await {
                     tracing::warn!(of = %node.short(12), from = %link.node().short(12), %error, "a catalog did not come");
-                    if matches!(error, CatchUpError::Catalog(_) | CatchUpError::Answer) {
-                        link.close();
+                    match error {
+                        // Its owner's fault, not the peer's.
+                        CatchUpError::Catalog(CatalogError::Chain) | CatchUpError::Link(_) => {}
+                        CatchUpError::Catalog(_) | CatchUpError::Answer => link.close(),
                     }
                 }
                 membership.catching_up.lock().remove(&node);
@@ -95,6 +96,12 @@ impl Membership {
             }
         }
         let Some(copy) = catch_up.finish() else { return Ok(()) };
+        if node == self.around.identity.node {
+            let membership = Arc::clone(self);
+            return tokio::task::spawn_blocking(move || membership.overtaken(&copy))
+                .await
+                .map_err(|_| CatchUpError::Answer);
+        }
         let put = {
             let mut book = self.book.lock();
             (book.get(node).is_some() || book.all().count() < MAX_CATALOGS) && book.put(Arc::clone(&copy))
@@ -105,11 +112,7 @@ impl Membership {
             tokio::task::spawn_blocking(move || membership.save_catalog(&stored));
             // The owner was alive when it made this, by its own clock; not in the future by ours.
             let seen = copy.at().min(Timestamp::now());
-            let mut known = self.known.lock();
-            if known.last_seen(&node).is_none_or(|before| before < seen) {
-                known.seen(node, seen);
-            }
-            drop(known);
+            self.known.lock().seen(node, seen);
             self.tell(&[copy.version()], Some(link.node()));
             self.view_now.notify_one();
         }
@@ -136,12 +139,18 @@ impl Membership {
         }
     }
 
-    /// Every catalog of `network` on disk that opens and is not too old. Blocks on the disk.
-    pub(super) fn load_catalogs(around: &Around, network: NetworkId, wall: Timestamp) -> Vec<CatalogCopy> {
+    /// Every catalog of `network` on disk that opens and whose node was seen, or which was written, not too long ago. Blocks
+    /// on the disk.
+    pub(super) fn load_catalogs(
+        around: &Around,
+        network: NetworkId,
+        known: &Known,
+        wall: Timestamp,
+    ) -> Vec<CatalogCopy> {
         let Ok(files) = std::fs::read_dir(Self::catalog_dir(around, network)) else { return Vec::new() };
         let mut copies = Vec::new();
         for file in files.flatten() {
-            let fresh = file.metadata().and_then(|meta| meta.modified()).map(Timestamp::from);
+            let written = file.metadata().and_then(|meta| meta.modified()).map(Timestamp::from).ok();
             let load = || {
                 let sealed = std::fs::read(file.path()).ok()?;
                 let plain = around.sealer.open(PURPOSE, &network.0, &sealed).ok()?;
@@ -149,7 +158,11 @@ impl Membership {
             };
             match load() {
                 Some(copy) if copy.node() == around.identity.node => copies.push(copy),
-                Some(copy) if fresh.is_ok_and(|at| at.secs + FORGET > wall.secs) => copies.push(copy),
+                Some(copy)
+                    if written.max(known.last_seen(&copy.node())).is_some_and(|at| at.secs + FORGET > wall.secs) =>
+                {
+                    copies.push(copy);
+                }
                 _ => {
                     tracing::debug!("a catalog on disk is too old or damaged, and is dropped");
                     // It is fetched again if somebody still has it.
@@ -160,3 +173,7 @@ impl Membership {
         copies
     }
 }
+
+#[cfg(test)]
+#[path = "catalogs_tests.rs"]
+mod tests;

@@ -95,7 +95,13 @@ impl Membership {
 
     /// Blocks on the disk. A failure costs nothing but a slower start without a tracker.
     pub(super) fn save_known(&self) {
-        let plain = self.known.lock().store();
+        let links = self.links();
+        let plain = {
+            let mut known = self.known.lock();
+            // A session that is up is the best sign of life; a crash must not make it look as old as its beginning.
+            links.iter().for_each(|link| known.seen(link.node(), Timestamp::now()));
+            known.store()
+        };
         let file = Self::known_file(&self.around, self.id);
         let saved =
             self.around.sealer.seal(PURPOSE, &self.id.0, &plain).map_err(std::io::Error::other).and_then(|sealed| {

@@ -1,4 +1,4 @@
-//! Peers that this node has heard of: where to try them, and when. Pure.
+//! Peers that this node has heard of: where to try them, and when; and when each was last seen. Pure.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +15,8 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 /// Peers that are remembered, and addresses of one: a hostile tracker can't fill memory.
 const MAX_PEERS: usize = 100_000;
+/// Nodes of which it is remembered when they were last seen: as many as peers and catalogs that are kept.
+const MAX_SEEN: usize = 100_000;
 const MAX_ADDRS: usize = 16;
 /// A peer that was not seen for this long is forgotten.
 const FORGET: i64 = 30 * 24 * 3600;
@@ -29,7 +31,6 @@ struct Remembered {
 #[derive(Debug)]
 struct Peer {
     addrs: Vec<SocketAddr>,
-    seen: Option<Timestamp>,
     /// Which address comes next.
     turn: usize,
     failures: u32,
@@ -41,6 +42,8 @@ struct Peer {
 #[derive(Debug, Default)]
 pub struct Known {
     peers: BTreeMap<NodeId, Peer>,
+    /// Also of nodes without an address: those whose catalogs others pass on count for the names in the view.
+    seen: BTreeMap<NodeId, Timestamp>,
 }
 
 fn pause(failures: u32) -> Duration {
@@ -53,11 +56,9 @@ impl Known {
         let remembered: Vec<Remembered> = rmp_serde::from_slice(bytes).ok()?;
         let mut known = Self::default();
         for peer in remembered {
-            if peer.seen.is_some_and(|seen| seen.secs + FORGET > wall.secs) {
+            if let Some(seen) = peer.seen.filter(|seen| seen.secs.saturating_add(FORGET) > wall.secs) {
                 known.hear(peer.node, &peer.addrs, now);
-                if let Some(entry) = known.peers.get_mut(&peer.node) {
-                    entry.seen = peer.seen;
-                }
+                known.seen(peer.node, seen);
             }
         }
         Some(known)
@@ -65,12 +66,11 @@ impl Known {
 
     /// To bytes, for the disk (to be sealed).
     pub fn store(&self) -> Vec<u8> {
-        let all: Vec<Remembered> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.seen.is_some())
-            .map(|(node, peer)| Remembered { node: *node, addrs: peer.addrs.clone(), seen: peer.seen })
-            .collect();
+        let remembered = |(node, seen): (&NodeId, &Timestamp)| {
+            let addrs = self.peers.get(node).map(|peer| peer.addrs.clone()).unwrap_or_default();
+            Remembered { node: *node, addrs, seen: Some(*seen) }
+        };
+        let all: Vec<Remembered> = self.seen.iter().map(remembered).collect();
         // Plain values always pack.
         rmp_serde::to_vec(&all).unwrap_or_default()
     }
@@ -82,7 +82,6 @@ impl Known {
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer {
             addrs: Vec::new(),
-            seen: None,
             turn: 0,
             failures: 0,
             next: now,
@@ -135,10 +134,14 @@ impl Known {
         self.seen(node, wall);
     }
 
-    /// `node` is, or was a moment ago, alive.
+    /// `node` was alive at this time. What is known already stays if it is later.
     pub fn seen(&mut self, node: NodeId, wall: Timestamp) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.seen = Some(wall);
+        let before = self.seen.entry(node).or_insert(wall);
+        *before = wall.max(*before);
+        if self.seen.len() > MAX_SEEN
+            && let Some((&oldest, _)) = self.seen.iter().min_by_key(|(_, seen)| **seen)
+        {
+            self.seen.remove(&oldest);
         }
     }
 
@@ -152,7 +155,7 @@ impl Known {
 
     /// When `node` was last seen.
     pub fn last_seen(&self, node: &NodeId) -> Option<Timestamp> {
-        self.peers.get(node)?.seen
+        self.seen.get(node).copied()
     }
 }
 
@@ -184,6 +187,25 @@ mod tests {
         let again = Known::load(&known.store(), Timestamp { secs: 2000, nanos: 0 }, now).unwrap();
         assert_eq!(again.last_seen(&node), Some(Timestamp { secs: 1000, nanos: 0 }));
         let late = Known::load(&known.store(), Timestamp { secs: 2000 + FORGET, nanos: 0 }, now).unwrap();
-        assert!(late.peers.is_empty());
+        assert!(late.peers.is_empty() && late.seen.is_empty());
+    }
+
+    #[test]
+    fn when_a_node_without_an_address_was_seen_is_remembered() {
+        let (start, node) = (Instant::now(), NodeId([1; 32]));
+        let at = |secs| Timestamp { secs, nanos: 0 };
+        let mut known = Known::default();
+        known.seen(node, at(1000));
+        known.seen(node, at(900));
+        assert_eq!(known.last_seen(&node), Some(at(1000)));
+        let mut again = Known::load(&known.store(), at(2000), start).unwrap();
+        assert_eq!(again.last_seen(&node), Some(at(1000)));
+        assert!(again.due(start, |_| true).is_empty() && again.next(|_| true).is_none());
+        for number in 0..MAX_SEEN as u64 {
+            let mut other = [9; 32];
+            other[..8].copy_from_slice(&number.to_le_bytes());
+            again.seen(NodeId(other), at(1001));
+        }
+        assert_eq!((again.seen.len(), again.last_seen(&node)), (MAX_SEEN, None));
     }
 }

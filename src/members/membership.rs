@@ -16,13 +16,11 @@ use tokio::task::JoinHandle;
 use super::dialling::AT_ONCE;
 use super::known::Known;
 use super::pending::Pending;
+use super::publishing::Publishing;
 use super::roster::{Joined, Roster};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, NetworkId, NodeId};
 use crate::catalog::book::CatalogBook;
-use crate::catalog::entry::Entry;
-use crate::catalog::own;
-use crate::catalog::signed::CatalogError;
 use crate::catalog::tree::ViewTree;
 use crate::net::handshake::{Access, Identity, Kind};
 use crate::net::link::{PeerLink, Service};
@@ -68,6 +66,7 @@ pub struct Membership {
     pub(super) tracker_access: Access,
     pub(super) trackers: Vec<String>,
     pub(super) book: Mutex<CatalogBook>,
+    pub(super) publishing: Mutex<Publishing>,
     pub(super) roster: Mutex<Roster>,
     pub(super) known: Mutex<Known>,
     /// Connected peers that have said where their catalogs stand.
@@ -117,8 +116,15 @@ impl Membership {
             known.hear(NodeId(nobody), &[*addr], now);
         }
         let mut book = CatalogBook::new(id, own);
-        for copy in Self::load_catalogs(&around, id, wall) {
-            book.put(Arc::new(copy));
+        for copy in Self::load_catalogs(&around, id, &known, wall) {
+            let copy = Arc::new(copy);
+            if copy.node() == own {
+                book.put_own(copy);
+            } else {
+                // Its owner was alive when it made this, by its own clock; not in the future by ours.
+                known.seen(copy.node(), copy.at().min(wall));
+                book.put(copy);
+            }
         }
         let remembered: BTreeSet<NodeId> = book.all().map(|copy| copy.node()).filter(|node| *node != own).collect();
         let linger = around.linger;
@@ -129,6 +135,7 @@ impl Membership {
             tracker_access,
             trackers: network.trackers().to_vec(),
             book: Mutex::new(book),
+            publishing: Mutex::default(),
             roster: Mutex::new(Roster::new(own, linger, remembered)),
             known: Mutex::new(known),
             greeted: watch::channel(HashSet::new()).0,
@@ -281,29 +288,6 @@ impl Membership {
         }
     }
 
-    /// Publishes what this node offers: `entries` sorted by path, none twice. Blocks on the disk.
-    pub fn publish(self: &Arc<Self>, entries: &[Entry]) -> Result<(), CatalogError> {
-        let identity = &self.around.identity;
-        let sign = |message: &[u8]| (identity.sign)(message);
-        let now = Timestamp::now();
-        let before = self.book.lock().get(identity.node).cloned();
-        let mut copy = match before {
-            Some(copy) => (*copy).clone(),
-            None if entries.is_empty() => return Ok(()),
-            None => own::begin(self.id, identity.node, now, &sign)?,
-        };
-        if !own::publish(&mut copy, entries, now, &sign)? {
-            return Ok(());
-        }
-        let copy = Arc::new(copy);
-        // On disk before anybody hears of it: a version that was told must not be forgotten.
-        self.save_catalog(&copy);
-        self.book.lock().put(Arc::clone(&copy));
-        self.tell(&[copy.version()], None);
-        self.view_now.notify_one();
-        Ok(())
-    }
-
     /// Tells all peers of catalogs that moved, but for the one that they came from.
     pub(super) fn tell(&self, versions: &[CatalogVersion], from: Option<NodeId>) {
         for link in self.links().into_iter().filter(|link| Some(link.node()) != from) {
@@ -318,7 +302,6 @@ impl Membership {
         }
         self.leave_trackers().await;
         for link in self.links() {
-            self.known.lock().seen(link.node(), Timestamp::now());
             link.notify(Notice::Bye);
         }
         self.save_known();

@@ -4,7 +4,10 @@ mod catalogs;
 mod dialling;
 pub mod known;
 pub mod membership;
+#[cfg(test)]
+mod pair;
 mod pending;
+mod publishing;
 pub mod roster;
 mod trackers;
 mod viewing;

@@ -49,6 +49,7 @@ impl Coded for HomeError {
         match self {
             Self::NoHome => ErrorCode::Invalid,
             Self::InUse(_) => ErrorCode::Conflict,
+            Self::NotPrivate(_) => ErrorCode::Denied,
             Self::Io { .. } => ErrorCode::Failed,
         }
     }

@@ -148,7 +148,7 @@ impl Node {
         }
         writer.finish().await?;
         let (target, view_file) = (job.target.clone(), job.file.clone());
-        blocking(move || put_in_place(&part, &target, &view_file)).await?;
+        blocking(move || put_in_place(&part, &target, &view_file, umask())).await?;
         tally.files_done.fetch_add(1, Ordering::Relaxed);
         on_event(Event::Get(progress(job, tally, None)));
         Ok(())
@@ -349,13 +349,21 @@ fn is_whole(target: &Path, content: ContentId) -> bool {
         && *hasher.finalize().as_bytes() == content.root.0
 }
 
-fn put_in_place(part: &Path, target: &Path, view_file: &ViewFile) -> Result<(), ControlError> {
+/// The bits that this process takes from the mode of every file that it makes. umask(2) can tell them only by setting
+/// others, for all threads.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let octal = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    octal.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o022)
+}
+
+fn put_in_place(part: &Path, target: &Path, view_file: &ViewFile, umask: u32) -> Result<(), ControlError> {
     let wrong = |error: io::Error| write_error(target, &error);
     let file = File::options().write(true).open(part).map_err(wrong)?;
     let mtime: std::time::SystemTime = view_file.mtime.into();
     file.set_modified(mtime).map_err(wrong)?;
-    let mode = if view_file.executable { 0o755 } else { 0o644 };
-    file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(wrong)?;
+    let mode = if view_file.executable { 0o777 } else { 0o666 };
+    file.set_permissions(std::fs::Permissions::from_mode(mode & !umask)).map_err(wrong)?;
     std::fs::rename(part, target).map_err(wrong)
 }
 
@@ -373,5 +381,43 @@ fn progress(job: &Job, tally: &Tally, report: Option<&crate::swarm::report::Tran
         bytes: tally.bytes,
         bytes_done: tally.bytes_done.load(Ordering::Relaxed),
         sources: report.map(|report| report.sources.iter().map(source).collect()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Timestamp;
+    use crate::base::ids::Root;
+    use crate::catalog::tree::FileState;
+
+    #[test]
+    fn what_is_fetched_has_no_more_permissions_than_the_umask_leaves() {
+        let dir = tempfile::tempdir().unwrap();
+        let (part, target) = (dir.path().join("part"), dir.path().join("target"));
+        let content = ContentId { root: Root([1; 32]), size: 1 };
+        for (executable, umask, mode) in [
+            (false, 0o022, 0o644),
+            (true, 0o022, 0o755),
+            (false, 0o077, 0o600),
+            (true, 0o077, 0o700),
+            (true, 0o002, 0o775),
+        ] {
+            let mtime = Timestamp { secs: 1_000_000, nanos: 0 };
+            let file = ViewFile { content, mtime, executable, sources: Vec::new(), state: FileState::Live };
+            std::fs::write(&part, "x").unwrap();
+            put_in_place(&part, &target, &file, umask).unwrap();
+            let meta = std::fs::metadata(&target).unwrap();
+            assert_eq!(meta.permissions().mode() & 0o777, mode);
+            assert_eq!(meta.modified().unwrap(), mtime.into());
+        }
+    }
+
+    #[test]
+    fn the_umask_is_what_new_files_lack() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("new");
+        OpenOptions::new().write(true).create_new(true).mode(0o666).open(&file).unwrap();
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o666 & !umask());
     }
 }

@@ -183,7 +183,10 @@ impl Node {
 
     /// Opens the control socket.
     pub fn listen_for_control(self: &Arc<Self>) -> std::io::Result<ControlSocket> {
-        ControlSocket::bind(&self.home.socket(), Arc::new(NodeControl(Arc::clone(self))))
+        ControlSocket::bind(
+            &self.home.socket().map_err(std::io::Error::other)?,
+            Arc::new(NodeControl(Arc::clone(self))),
+        )
     }
 
     /// The first digits of this node's id.

@@ -114,8 +114,6 @@ pub struct LogSettings {
     pub format: String,
 }
 
-impl Default for NodeSettings {
-    fn default() -> Self {
 impl LimitSettings {
     /// Bytes per second to all peers together, if that is limited.
     pub fn upload_rate(&self) -> Option<u64> {
@@ -133,6 +131,8 @@ impl LimitSettings {
     }
 }
 
+impl Default for NodeSettings {
+    fn default() -> Self {
         Self { listen: SocketAddr::from(([0, 0, 0, 0], NODE_PORT)), advertise: None, name: None, peers: Vec::new() }
     }
 }
@@ -198,9 +198,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
-        let text = toml::to_string(&Settings::default()).unwrap();
-    #[test]
     fn a_limit_of_0_nearly_stopped_everything() {
         let limits = |text: &str| {
             let limits = Settings::parse(text).unwrap().limits;
@@ -213,6 +210,10 @@ mod tests {
         );
         assert_eq!(limits(""), (None, None, None));
     }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let text = toml::to_string(&Settings::default()).unwrap();
 
         assert_eq!(Settings::parse(&text).unwrap(), Settings::default());
     }

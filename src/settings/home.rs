@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,6 +11,9 @@ use rustix::fs::FlockOperation;
 
 /// Longest path that fits a Unix socket's address (`sun_path` has 108 bytes with its NUL).
 const MAX_SOCKET_PATH: usize = 107;
+
+/// Longest path of a runtime folder: a socket's name there has 31 bytes with the slash.
+const MAX_RUNTIME_DIR: usize = MAX_SOCKET_PATH - 31;
 
 /// Between two attempts at the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -24,6 +27,9 @@ pub enum HomeError {
     /// A daemon (or a command that edits the home) holds the lock.
     #[error("another flashget daemon or command is using {0}")]
     InUse(PathBuf),
+    /// Where the control socket would be, somebody else may have put another one.
+    #[error("{} is not a folder of this user alone, and the control socket would be there: remove it, or set XDG_RUNTIME_DIR", .0.display())]
+    NotPrivate(PathBuf),
     /// A file operation failed.
     #[error("{path}: {source}")]
     Io {
@@ -138,7 +144,7 @@ impl Home {
         let until = Instant::now() + patience;
         loop {
             match self.lock() {
-                Err(HomeError::InUse(_)) if Instant::now() < until && UnixStream::connect(self.socket()).is_err() => {
+                Err(HomeError::InUse(_)) if Instant::now() < until && !self.answers() => {
                     std::thread::sleep(LOCK_PAUSE);
                 }
                 locked => return locked,
@@ -146,16 +152,14 @@ impl Home {
         }
     }
 
-    /// The control socket. A home too deep for a socket's address gets a name in the runtime folder, made from the
+    fn answers(&self) -> bool {
+        self.socket().is_ok_and(|socket| UnixStream::connect(socket).is_ok())
+    }
+
+    /// The control socket. A home too deep for a socket's address gets a name in this user's runtime folder, made from the
     /// home's path.
-    pub fn socket(&self) -> PathBuf {
-        let path = self.state.join("daemon.sock");
-        if path.as_os_str().len() <= MAX_SOCKET_PATH {
-            return path;
-        }
-        let tag = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
-        runtime.join(format!("flashget-{}-{}.sock", rustix::process::geteuid().as_raw(), &tag[..16]))
+    pub fn socket(&self) -> Result<PathBuf, HomeError> {
+        socket_path(&self.state, || runtime_dir(&Places::here()))
     }
 
     /// Every folder of the home, for "never share this".
@@ -166,9 +170,63 @@ impl Home {
     }
 }
 
+fn socket_path(state: &Path, short: impl FnOnce() -> Result<PathBuf, HomeError>) -> Result<PathBuf, HomeError> {
+    let path = state.join("daemon.sock");
+    if path.as_os_str().len() <= MAX_SOCKET_PATH {
+        return Ok(path);
+    }
+    let tag = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
+    Ok(short()?.join(format!("flashget-{}.sock", &tag[..16])))
+}
+
+/// Where runtime folders are.
+struct Places {
+    user: u32,
+    /// `XDG_RUNTIME_DIR`.
+    named: Option<PathBuf>,
+    /// Holds one folder per user who is logged in.
+    run: PathBuf,
+    tmp: PathBuf,
+}
+
+impl Places {
+    fn here() -> Self {
+        Self {
+            user: rustix::process::geteuid().as_raw(),
+            named: std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            run: "/run/user".into(),
+            tmp: "/tmp".into(),
+        }
+    }
+}
+
+/// A folder with a short name in which nobody else can put a socket. Whoever listens and whoever asks both look here, so
+/// neither can be led to somebody else's socket.
+fn runtime_dir(places: &Places) -> Result<PathBuf, HomeError> {
+    let private = |dir: &Path| {
+        // Not through a symlink: what it leads to may be changed.
+        fs::symlink_metadata(dir)
+            .is_ok_and(|meta| meta.is_dir() && meta.uid() == places.user && meta.mode() & 0o777 == 0o700)
+    };
+    let fits = |dir: &Path| dir.is_absolute() && dir.as_os_str().len() <= MAX_RUNTIME_DIR;
+    let usual = [places.named.clone(), Some(places.run.join(places.user.to_string()))];
+    if let Some(dir) = usual.into_iter().flatten().find(|dir| fits(dir) && private(dir)) {
+        return Ok(dir);
+    }
+    let dir = places.tmp.join(format!("flashget-{}", places.user));
+    match fs::DirBuilder::new().mode(0o700).create(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(HomeError::Io { path: dir, source: error });
+        }
+        _ => {}
+    }
+    if private(&dir) { Ok(dir) } else { Err(HomeError::NotPrivate(dir)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn one_daemon_per_home() {
@@ -185,9 +243,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::below(dir.path());
         let lock = home.lock().unwrap();
-        let _answers = std::os::unix::net::UnixListener::bind(home.socket()).unwrap();
+        let _answers = std::os::unix::net::UnixListener::bind(home.socket().unwrap()).unwrap();
         assert!(matches!(home.lock_when_free(Duration::from_secs(60)), Err(HomeError::InUse(_))));
-        fs::remove_file(home.socket()).unwrap();
+        fs::remove_file(home.socket().unwrap()).unwrap();
         assert!(matches!(home.lock_when_free(Duration::from_millis(50)), Err(HomeError::InUse(_))));
         let waits = std::thread::spawn(move || home.lock_when_free(Duration::from_secs(60)).map(drop));
         drop(lock);
@@ -197,6 +255,45 @@ mod tests {
     #[test]
     fn a_deep_home_has_a_socket_too() {
         let deep = PathBuf::from("/").join("d".repeat(200));
-        assert!(Home::below(&deep).socket().as_os_str().len() <= MAX_SOCKET_PATH);
+        let longest = PathBuf::from("/").join("r".repeat(MAX_RUNTIME_DIR - 1));
+        let socket = socket_path(&deep, || Ok(longest.clone())).unwrap();
+        assert!(socket.starts_with(&longest) && socket.as_os_str().len() <= MAX_SOCKET_PATH);
+        assert_ne!(socket, socket_path(&deep.join("x"), || Ok(longest)).unwrap());
+    }
+
+    #[test]
+    fn nobody_else_can_put_a_socket_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str, mode: u32| {
+            let made = dir.path().join(name);
+            fs::create_dir_all(&made).unwrap();
+            fs::set_permissions(&made, fs::Permissions::from_mode(mode)).unwrap();
+            made
+        };
+        let user = rustix::process::geteuid().as_raw();
+        let places =
+            |named: Option<PathBuf>| Places { user, named, run: dir.path().join("run"), tmp: dir.path().join("tmp") };
+        let (named, open) = (make("named", 0o700), make("open", 0o755));
+        make("tmp", 0o1777);
+        let tmp = dir.path().join(format!("tmp/flashget-{user}"));
+        assert_eq!(runtime_dir(&places(Some(named.clone()))).unwrap(), named);
+        // Made for the purpose, and found again.
+        for named in [None, Some(open), Some(dir.path().join("none")), Some("relative".into())] {
+            assert_eq!(runtime_dir(&places(named)).unwrap(), tmp);
+        }
+        assert_eq!(fs::metadata(&tmp).unwrap().mode() & 0o777, 0o700);
+        // What somebody else may have put there is refused.
+        fs::set_permissions(&tmp, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(runtime_dir(&places(None)), Err(HomeError::NotPrivate(_))));
+        fs::remove_dir(&tmp).unwrap();
+        std::os::unix::fs::symlink(&named, &tmp).unwrap();
+        assert!(matches!(runtime_dir(&places(None)), Err(HomeError::NotPrivate(_))));
+        fs::remove_file(&tmp).unwrap();
+        fs::write(&tmp, "").unwrap();
+        assert!(matches!(runtime_dir(&places(None)), Err(HomeError::NotPrivate(_))));
+        let others = Places { user: user + 1, ..places(Some(named)) };
+        assert!(matches!(runtime_dir(&others), Err(HomeError::NotPrivate(_))));
+        let run = make(&format!("run/{user}"), 0o700);
+        assert_eq!(runtime_dir(&places(None)).unwrap(), run);
     }
 }

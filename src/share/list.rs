@@ -49,7 +49,8 @@ pub enum ListError {
 pub struct Share {
     /// Its number in this home; never used again.
     pub id: u32,
-    /// The folder: absolute, without symlinks.
+    /// The folder: absolute, without symlinks. Any bytes.
+    #[serde(with = "path_bytes")]
     pub dir: PathBuf,
     /// Where its contents appear in the mount; `None`: at the root.
     pub at: Option<ValidPath>,
@@ -57,6 +58,43 @@ pub struct Share {
     pub network: NetworkId,
     /// Hidden files too.
     pub hidden: bool,
+}
+
+/// Paths as bytes: those of folders need not be UTF-8.
+mod path_bytes {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(path.as_os_str().as_bytes())
+    }
+
+    /// Text is taken too: earlier versions wrote it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        struct Bytes;
+
+        impl Visitor<'_> for Bytes {
+            type Value = PathBuf;
+
+            fn expecting(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                to.write_str("a path")
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<PathBuf, E> {
+                Ok(OsString::from_vec(bytes.to_vec()).into())
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<PathBuf, E> {
+                Ok(text.into())
+            }
+        }
+
+        from.deserialize_bytes(Bytes)
+    }
 }
 
 /// All shares of a home.
@@ -211,5 +249,30 @@ mod tests {
         assert_eq!(ShareList::load(&file, &sealer).unwrap(), list);
         let other = Sealer::new(&NameKey::from_bytes([2; 32]));
         assert!(matches!(ShareList::load(&file, &other), Err(ListError::Damaged(..))));
+    }
+
+    #[test]
+    fn a_folder_whose_name_is_not_text_can_be_shared() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let odd = root.join(std::ffi::OsStr::from_bytes(b"caf\xe9 \xff"));
+        std::fs::create_dir(&odd).unwrap();
+        let mut list = ShareList::default();
+        list.add(&odd, None, LAB, false, &Forbidden::default()).unwrap();
+        let sealer = Sealer::new(&NameKey::from_bytes([1; 32]));
+        let file = root.join("shares");
+        list.save(&file, &sealer).unwrap();
+        assert_eq!(ShareList::load(&file, &sealer).unwrap(), list);
+        assert_eq!(list.remove(&odd).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_list_that_an_earlier_version_wrote_is_read() {
+        #[derive(Serialize)]
+        struct Old(u32, [(u32, PathBuf, Option<ValidPath>, NetworkId, bool); 1]);
+        let plain = rmp_serde::to_vec(&Old(1, [(1, "/data".into(), None, LAB, true)])).unwrap();
+        let list: ShareList = rmp_serde::from_slice(&plain).unwrap();
+        assert_eq!(list.shares()[0].dir, Path::new("/data"));
     }
 }

@@ -91,9 +91,9 @@ impl Watch {
         Ok(Self { watcher })
     }
 
-    /// Begins to watch a share.
-    pub fn add(&mut self, dir: &Path) -> notify::Result<()> {
-        self.watcher.watch(dir, RecursiveMode::Recursive)
+    /// Begins to watch a share. What went wrong is said without naming a folder: it goes to the log.
+    pub fn add(&mut self, dir: &Path) -> Result<(), String> {
+        self.watcher.watch(dir, RecursiveMode::Recursive).map_err(|error| nameless(&error.kind))
     }
 
     /// Stops watching it.
@@ -103,9 +103,32 @@ impl Watch {
     }
 }
 
+/// What notify's own text says, but for the paths that it adds.
+fn nameless(kind: &notify::ErrorKind) -> String {
+    match kind {
+        notify::ErrorKind::Io(error) => error.to_string(),
+        notify::ErrorKind::PathNotFound => "the folder is not there".into(),
+        notify::ErrorKind::MaxFilesWatch => {
+            "the kernel's watches are used up: raise fs.inotify.max_user_watches".into()
+        }
+        notify::ErrorKind::Generic(_) | notify::ErrorKind::WatchNotFound | notify::ErrorKind::InvalidConfig(_) => {
+            "the watcher failed".into()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_a_folder_is_not_watched_is_said_without_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(|_| {}).unwrap();
+        let said = watch.add(&dir.path().join("secret")).unwrap_err();
+        assert!(!said.is_empty() && !said.contains("secret") && !said.contains('/'), "{said}");
+        assert!(!nameless(&notify::ErrorKind::Generic("/secret".into())).contains("secret"));
+    }
 
     #[test]
     fn what_is_still_being_written_waits_and_the_rest_does_not() {
