@@ -95,9 +95,11 @@ pub enum Command {
         output: Output,
     },
     /// Fetch whole files and folders, from every peer that has them; goes on where an earlier run was interrupted
+    #[command(override_usage = "flashget get [OPTIONS] PATH... [DEST]")]
     Get {
-        /// PATH... [DEST]: paths in the view (or below a mount), and where to put them [default: here; - is stdout]
-        #[arg(required = true, value_names = ["PATH", "DEST"])]
+        /// Paths in the view (or below a mount), and last, if there are several, where to put them: a folder, or the name
+        /// of the one file; - is stdout [default: the current folder]
+        #[arg(required = true, value_name = "PATH", num_args = 1..)]
         what: Vec<PathBuf>,
         /// Which network, where the home has several
         #[arg(long)]
@@ -107,18 +109,18 @@ pub enum Command {
     },
     /// Show what is being fetched, each peer's part in it, and what limits it
     Transfers {
-        /// Again and again, until interrupted
+        /// Every second, until interrupted; with --json one object per line
         #[arg(long, short)]
         watch: bool,
         #[command(flatten)]
         output: Output,
     },
-    /// Show or change how much of the links is used, until the daemon ends
+    /// Show how much of the links may be used, or change it until the daemon ends (for good: [limits] in the settings)
     Limits {
-        /// Bytes per second to all peers together, such as 10M; 0 lifts the limit
+        /// Bytes per second to all peers together, such as 10M; 0: no limit
         #[arg(long, value_name = "RATE")]
         upload: Option<String>,
-        /// Bytes per second from all peers together; 0 lifts the limit
+        /// Bytes per second from all peers together; 0: no limit
         #[arg(long, value_name = "RATE")]
         download: Option<String>,
         /// Chunks that are served at once; 0: as many as the rate asks for

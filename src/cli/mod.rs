@@ -109,7 +109,8 @@ fn view_path(path: &std::path::Path) -> PathText {
 /// How often `--watch` looks.
 const WATCH: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Prints transfers again and again: on a terminal over what was there, in a pipe one after the other.
+/// Prints transfers again and again, until nobody reads them any more: on a terminal over what was there, in a pipe one
+/// after the other, as JSON a line each.
 fn watch_transfers(context: &Context, output: Output) -> Result<(), ControlError> {
     use std::io::IsTerminal;
     let over = std::io::stdout().is_terminal() && !output.json;
@@ -119,13 +120,18 @@ fn watch_transfers(context: &Context, output: Output) -> Result<(), ControlError
             // Clears the screen and goes to its upper left corner (ECMA-48).
             print!("\x1b[2J\x1b[H");
         }
-        print(output, &report)?;
+        let text = if output.json { show::json_line(&report)? } else { show::text(&report) };
+        if !show::write(&text)? {
+            return Ok(());
+        }
         std::thread::sleep(WATCH);
     }
 }
 
 fn print(output: Output, report: &Report) -> Result<(), ControlError> {
-    show::report(output.json, report)
+    let text = if output.json { show::json(report)? } else { show::text(report) };
+    // If nobody reads it, whoever did has read enough.
+    show::write(&text).map(drop)
 }
 
 fn network(context: &Context, command: &NetworkCommand) -> Result<(), ControlError> {

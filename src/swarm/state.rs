@@ -12,6 +12,7 @@ use super::planner::{Act, Planner};
 use super::proving::Proving;
 use super::report::{Limit, SourceReport, TransferReport, TransferState};
 use super::sections::Slot;
+use super::small::{Turns, cost};
 use super::source::Ticket;
 use super::swarm::Surroundings;
 use super::transfer::FetchError;
@@ -77,6 +78,7 @@ struct SourcePart {
 /// What is to be done once the lock is free.
 #[derive(Default)]
 pub(super) struct Todo {
+    pub opens: Vec<Arc<dyn PeerLink>>,
     pub chunks: Vec<(Arc<dyn PeerLink>, Ticket, oneshot::Receiver<()>)>,
     pub groups: Vec<(Arc<dyn PeerLink>, u64)>,
     pub answers: Vec<(Waiter, Answer)>,
@@ -89,6 +91,8 @@ pub(super) struct State {
     pub proving: Proving,
     sources: BTreeMap<NodeId, SourceState>,
     slots: HashMap<Slot, NodeId>,
+    /// Of a small file: sources that have not been opened.
+    turns: Turns,
     /// By serial: dropping the sender cancels the request.
     open: HashMap<u64, oneshot::Sender<()>>,
     waiters: HashMap<u64, Vec<Waiter>>,
@@ -115,6 +119,7 @@ impl State {
             proving: Proving::new(content),
             sources: BTreeMap::new(),
             slots: HashMap::new(),
+            turns: Turns::new(now),
             open: HashMap::new(),
             waiters: HashMap::new(),
             downloads: BTreeMap::new(),
@@ -136,8 +141,8 @@ impl State {
     }
 
     /// Takes out what is to be done.
-    pub fn todo(&mut self, now: Instant) -> Todo {
-        let mut todo = Todo::default();
+    pub fn todo(&mut self, around: &Surroundings, now: Instant) -> Todo {
+        let mut todo = Todo { opens: self.next_to_open(around, now), ..Todo::default() };
         for act in self.planner.acts(now) {
             match act {
                 Act::Ask(ticket) => {
@@ -187,11 +192,12 @@ impl State {
 
     // ---- What is wanted.
 
-    pub fn wait_for(&mut self, index: u64, waiter: Waiter) {
+    pub fn wait_for(&mut self, index: u64, waiter: Waiter, now: Instant) {
         // If it was verified before, it has left the cache since.
         if self.planner.table().done().contains(index) {
             self.planner.forget(&Ranges::of(index..index + 1));
         }
+        self.wants_anew(now);
         let waiters = self.waiters.entry(index).or_default();
         waiters.retain(|waiter| !waiter.is_closed());
         waiters.push(waiter);
@@ -202,7 +208,7 @@ impl State {
         self.planner.unwant(&self.all());
     }
 
-    pub fn begin_download(&mut self, wanted: Ranges, chunks: mpsc::UnboundedSender<Answer>) -> u64 {
+    pub fn begin_download(&mut self, wanted: Ranges, chunks: mpsc::UnboundedSender<Answer>, now: Instant) -> u64 {
         let there = wanted.intersection(self.planner.table().done());
         let mut missing = wanted;
         missing.subtract(&there);
@@ -210,6 +216,7 @@ impl State {
         self.next_download += 1;
         self.downloads.insert(id, Demand { wanted: missing.clone(), there, queued: 0, chunks });
         self.give_credit();
+        self.wants_anew(now);
         self.planner.want(&missing);
         id
     }
@@ -244,12 +251,13 @@ impl State {
     }
 
     /// It was verified once, and has left the cache.
-    pub fn want_again(&mut self, id: u64, index: u64) {
+    pub fn want_again(&mut self, id: u64, index: u64, now: Instant) {
         let one = Ranges::of(index..index + 1);
         if let Some(download) = self.downloads.get_mut(&id) {
             download.wanted.union_with(&one);
         }
         self.planner.forget(&one);
+        self.wants_anew(now);
         self.planner.want(&one);
     }
 
@@ -262,7 +270,52 @@ impl State {
     // ---- Sources.
 
     pub fn knows(&self, node: NodeId) -> bool {
-        self.sources.contains_key(&node)
+        self.sources.contains_key(&node) || self.turns.knows(node)
+    }
+
+    /// Comes whole with the opening.
+    pub fn is_small(&self) -> bool {
+        chunk_count(self.content.size) <= 1
+    }
+
+    /// A source of a small file, to be opened when its turn comes. `held`: as of [`State::add`].
+    pub fn line_up(&mut self, link: &Arc<dyn PeerLink>, held: Option<Ranges>) {
+        if !link.is_closed() && !self.sources.contains_key(&link.node()) {
+            self.turns.add(link, held);
+        }
+    }
+
+    /// Before something is wanted: if nothing was, nobody is late with it.
+    fn wants_anew(&mut self, now: Instant) {
+        if !self.planner.table().is_busy() {
+            self.turns.begin(now);
+        }
+    }
+
+    /// Sources of a small file whose turn it is.
+    fn next_to_open(&mut self, around: &Surroundings, now: Instant) -> Vec<Arc<dyn PeerLink>> {
+        self.turns.retain(|_| true);
+        if self.turns.is_empty() || self.planner.table().done().contains(0) {
+            return Vec::new();
+        }
+        let wanted = self.planner.table().is_busy();
+        let asked = || self.sources.values().filter(|source| source.phase == Phase::Opening || source.slot.is_some());
+        let received = asked().map(|source| source.link.stats().received).sum();
+        let hope = asked().any(|source| source.phase == Phase::Opening) || self.planner.table().can_come(0);
+        let due = if hope {
+            let rtt = asked().map(|source| source.link.stats().rtt_micros).max().unwrap_or(0);
+            wanted && self.turns.are_late(received, Duration::from_micros(rtt), now)
+        } else {
+            wanted || self.turns.is_fresh()
+        };
+        if !due {
+            return Vec::new();
+        }
+        let size = self.content.size;
+        let next =
+            self.turns.take(now, |link| cost(link, size, around.rate(link.node()), around.opening(&link.node())));
+        let added = next.into_iter().filter(|next| self.add(&next.link, next.held.clone(), around, now));
+        added.map(|next| next.link).collect()
     }
 
     pub fn is_downloader(&self, node: NodeId) -> bool {
@@ -285,6 +338,7 @@ impl State {
             .map(|(node, _)| *node)
             .collect();
         gone.into_iter().for_each(|node| self.source_gone(node, now));
+        self.turns.retain(|candidate| candidate.held.is_some() || listed(&candidate.link.node()));
     }
 
     /// A new source. `held`: what a downloader holds; `None` for a source from a catalog, which has all of the file, and
@@ -358,6 +412,8 @@ impl State {
         self.had_source = true;
         match source.slot {
             Some(slot) => self.planner.opened(slot, held, requests, now),
+            // It is asked for nothing more until what it brought has landed.
+            None if inline.is_some() => {}
             None => {
                 let slot = self.planner.arrives(held, None, requests, now);
                 self.slots.insert(slot, node);
@@ -459,7 +515,7 @@ impl State {
         }
     }
 
-    /// A verified chunk is here. `ticket`: the request that brought it, if it was one.
+    /// A verified chunk is here. `ticket`: the request that brought it; `None` if the handshake did.
     pub fn landed(
         &mut self,
         node: NodeId,
@@ -469,9 +525,15 @@ impl State {
         now: Instant,
     ) {
         let (index, len) = (chunk.index(), chunk.bytes().len() as u64);
+        let with_handshake = ticket.is_none();
         let ticket = ticket.unwrap_or(Ticket { slot: Slot(u32::MAX), chunk: index, serial: 0 });
         let first = self.planner.verified(ticket);
         let Some(source) = self.sources.get_mut(&node) else { return };
+        if with_handshake && source.slot.is_none() {
+            let slot = self.planner.arrives(None, None, FIRST_REQUESTS, now);
+            self.slots.insert(slot, node);
+            source.slot = Some(slot);
+        }
         source.part.wire_bytes += wire_len as u64;
         if first {
             source.part.bytes += len;
@@ -515,7 +577,7 @@ impl State {
     }
 
     fn is_hopeless(&self) -> bool {
-        if self.sources.values().any(|source| source.phase == Phase::Opening) {
+        if self.sources.values().any(|source| source.phase == Phase::Opening) || !self.turns.is_empty() {
             return false;
         }
         let nobody = self.slots.is_empty();
