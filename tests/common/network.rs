@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{ChildStdin, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::mounts::require_fuse;
 use super::node::Node;
 use super::process::{FLASHGET, Output, Running, in_plain_locale, run};
-use super::undo::Undo;
+use super::undo::{Undo, janitor};
 use super::wait::{SOON, until_within};
 
 /// See the module. Declare it before its nodes, so that it goes after them.
@@ -24,6 +24,8 @@ pub struct Network {
     tracker: Option<Running>,
     tracker_addr: SocketAddr,
     dir: TempDir,
+    /// Goes last.
+    _janitor: ChildStdin,
     began: Instant,
 }
 
@@ -70,8 +72,9 @@ impl Network {
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
         std::fs::create_dir(dir.path().join("logs")).unwrap();
         let began = Instant::now();
+        let janitor = janitor(dir.path());
         let (name, invite, undo, tracker) = (name.to_owned(), String::new(), Undo::new(), None);
-        let mut network = Self { name, ip, invite, undo, tracker, tracker_addr, dir, began };
+        let mut network = Self { name, ip, invite, undo, tracker, tracker_addr, dir, _janitor: janitor, began };
         let (name, told) = (network.name.clone(), told.to_string());
         let made = network.in_tracker_home(&["network", "create", &name, "--tracker", &told]).ok();
         network.invite = made.text().trim_end().to_owned();
