@@ -250,6 +250,37 @@ fn an_ordinary_user_mounts_with_fusermount3() {
 #[test]
 fn a_client_that_goes_away_in_the_middle_of_a_mount_leaves_no_daemon_behind() {
     // A tracker that takes connections and says nothing holds the first view up.
+#[test]
+fn a_read_that_waited_outlived_the_forced_end_of_an_ordinary_users_mount() {
+    require_root("it becomes an ordinary user");
+    let network = Network::new();
+    random_file(&network.path("share/file"), 32 * MIB, "waits");
+    let source = network.source("source", &network.path("share"));
+    let program = network.path("flashget");
+    fs::copy(FLASHGET, &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut reader = network.outsider("reader");
+    reader.belongs_to(NOBODY, &program);
+    reader.join(&network.invite);
+    reader.mount_with(&["-o", "hard,noexec"]);
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.contains(reader.mount_point.to_str().unwrap())).unwrap();
+    assert!(line.split(' ').nth(5).unwrap().split(',').any(|option| option == "noexec"), "{line}");
+    reader.sees("file", 1);
+
+    source.signal(rustix::process::Signal::STOP);
+    let mut cat = Command::new("setpriv");
+    cat.args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat"]).arg(reader.mount_point.join("file"));
+    let mut cat = cat.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(cat.try_wait().unwrap().is_none(), "it waits");
+    umount(&reader, &["--force"]).ok();
+    let ended = common::wait::until_within(Duration::from_secs(5), "the read ends", || cat.try_wait().unwrap());
+    source.signal(rustix::process::Signal::CONT);
+    assert_eq!(ended.code(), Some(1));
+    reader.ends();
+}
+
     let ip = std::net::Ipv4Addr::LOCALHOST;
     let silent = std::net::TcpListener::bind((ip, 0)).unwrap();
     let addr = silent.local_addr().unwrap();

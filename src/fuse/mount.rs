@@ -50,6 +50,8 @@ pub struct Mount {
     ended: watch::Receiver<bool>,
     /// Taken away by this process: what is mounted there now, if anything, is another one.
     detached: AtomicBool,
+    /// True once it was taken away by force: who waits for it then need not.
+    given_up: watch::Sender<bool>,
     read_ahead_kb: Option<u32>,
 }
 
@@ -68,7 +70,8 @@ impl Mount {
             gid: config.owner.1.unwrap_or_else(|| rustix::process::getegid().as_raw()),
             umask: config.umask,
         };
-        let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner);
+        let given_up = watch::channel(false).0;
+        let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner, given_up.subscribe());
         let session = open_session(adapter, &config)?;
         let (stale, work) = channel();
         let notifier = session.notifier();
@@ -83,7 +86,7 @@ impl Mount {
         })?;
         let follower = runtime.spawn(follow(view, files, stale));
         let read_ahead_kb = raise_read_ahead(&config);
-        Ok(Self { config, follower, ended, detached: AtomicBool::new(false), read_ahead_kb })
+        Ok(Self { config, follower, ended, given_up, detached: AtomicBool::new(false), read_ahead_kb })
     }
 
     /// How it was mounted.
@@ -110,6 +113,7 @@ impl Mount {
         unmount(&self.config.point, force)?;
         self.detached.store(true, Ordering::Release);
         Ok(())
+        self.given_up.send_replace(force);
     }
 }
 
@@ -169,7 +173,8 @@ fn mount_as_root(config: &MountConfig) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Takes a mount away, whoever made it. Root does it itself, others by fusermount3.
+/// Takes a mount away, whoever made it. Root does it itself, others by fusermount3. With `force`, reads that wait end with
+/// an error.
 pub fn unmount(point: &Path, force: bool) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
         let flags = if force { UnmountFlags::DETACH | UnmountFlags::FORCE } else { UnmountFlags::empty() };
@@ -181,10 +186,18 @@ pub fn unmount(point: &Path, force: bool) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
+    // Once it is detached, the mount table does not tell any more which connection it was.
+    let connection = if force { connection_of(point) } else { None };
     let said = String::from_utf8_lossy(&output.stderr);
     let kind = if said.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
     Err(io::Error::new(kind, said.trim().to_owned()))
 }
+        if let Some(abort) = connection
+            && let Err(error) = std::fs::write(&abort, "1")
+        {
+            // Somebody else's mount, or one that has ended already.
+            tracing::debug!(%error, "the connection of a detached mount can't be ended");
+        }
 
 /// Puts each new view in place and passes on what the kernel must forget.
 async fn follow(mut view: watch::Receiver<Arc<ViewTree>>, files: Arc<Files>, stale: Sender<Vec<Stale>>) {
@@ -192,6 +205,15 @@ async fn follow(mut view: watch::Receiver<Arc<ViewTree>>, files: Arc<Files>, sta
         let new = view.borrow_and_update().clone();
         let files = Arc::clone(&files);
         let Ok(forget) = tokio::task::spawn_blocking(move || files.replace(new)).await else { return };
+/// What ends the connection of the mount on `point` for whoever writes to it, as its owner may: the kernel then answers all
+/// requests under way with an error. fusermount3 only detaches, and a read that waits would go on waiting.
+fn connection_of(point: &Path) -> Option<PathBuf> {
+    let mount = flashget_mounts().into_iter().rev().find(|mount| mount.point == point)?;
+    let (major, minor) = mount.device.split_once(':')?;
+    // Of an anonymous device, whose number is its minor one.
+    (major == "0").then(|| Path::new("/sys/fs/fuse/connections").join(minor).join("abort"))
+}
+
         if stale.send(forget).is_err() {
             return;
         }
