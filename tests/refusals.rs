@@ -96,6 +96,9 @@ fn a_broken_invite_is_refused() {
         assert!(none.stderr.contains("INVITE"), "{}", none.stderr);
     }
     assert!(!fresh.home.join("state/vault").exists() && !fresh.home.join("state/key").exists());
+    // Two things can't be read from one stdin.
+    let both = ["--passphrase-file", "-", "network", "join", "-"];
+    refused(&fresh, 2, "both come from stdin", || fresh.run_with(both, format!("secret\n{good}").as_bytes()));
     // The errors repeat nothing of the secret.
     let said = fresh.run(["network", "join", &altered]).stderr;
     assert!(!said.contains(&good[good.len() / 4..good.len() / 2]), "{said}");

@@ -141,6 +141,11 @@ fn network(context: &Context, command: &NetworkCommand) -> Result<(), ControlErr
         }
         NetworkCommand::Join { invite, output } => {
             let invite = match invite.as_str() {
+                "-" if from_stdin(context) => {
+                    let what =
+                        "the invite and the passphrase can't both come from stdin: put the passphrase into a file";
+                    return Err(ControlError::invalid(what));
+                }
                 "-" => read_line()?,
                 invite => invite.to_owned(),
             };
@@ -153,6 +158,11 @@ fn network(context: &Context, command: &NetworkCommand) -> Result<(), ControlErr
         NetworkCommand::Leave { name } => (Request::NetworkLeave { name: name.clone() }, Output::default()),
     };
     print(output, &ask::daemon_or_home(context, &request)?)
+}
+
+/// True if the passphrase is read from stdin.
+fn from_stdin(context: &Context) -> bool {
+    context.args.passphrase_file.as_deref() == Some(std::path::Path::new("-"))
 }
 
 /// The longest invite, with room to spare.

@@ -379,19 +379,3 @@ async fn thousands_of_requests_at_once_end_no_session() {
     let asks = (0..3 * MAX_REQUESTS_PER_PEER).map(|_| link.request(group.clone()));
     assert!(join_all(asks).await.iter().all(Result::is_ok));
 }
-
-/// How fast one session brings chunks over loopback, both ends in this process. Run in release mode by hand.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement, not a test"]
-async fn throughput() {
-    let (server, content, bytes) = holder(1, 64 * CHUNK as usize);
-    let (_listener, addr) = listen(1, vec![access(9)], server).await;
-    let link = dial(addr, &identity(2), &access(9), None, Arc::new(Peer::default())).await.unwrap();
-    let began = std::time::Instant::now();
-    let rounds = 64;
-    for _ in 0..rounds {
-        join_all((0..64).map(|index| link.chunk(content, index))).await.into_iter().for_each(|raw| drop(raw.unwrap()));
-    }
-    let gb = (bytes.len() * rounds) as f64 / 1e9;
-    println!("{:.2} GB/s", gb / began.elapsed().as_secs_f64());
-}
