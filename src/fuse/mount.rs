@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use rustix::fs::{Mode, OFlags};
@@ -173,8 +174,26 @@ fn mount_as_root(config: &MountConfig) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Takes a mount away, whoever made it. Root does it itself, others by fusermount3.
+/// A mount that was in use a moment ago is tried again for this long: whoever closes the last file of it and unmounts in
+/// one breath (a script, a test) is sometimes quicker than the kernel lets go.
+const BUSY: (u32, Duration) = (20, Duration::from_millis(50));
+
+/// Takes a mount away, whoever made it; one that is in use stays, unless `force` is set. Blocks, for a second at most.
 pub fn unmount(point: &Path, force: bool) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match unmount_once(point, force) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < BUSY.0 => {
+                tries += 1;
+                std::thread::sleep(BUSY.1);
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Root does it itself, others by fusermount3.
+fn unmount_once(point: &Path, force: bool) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
         let flags = if force { UnmountFlags::DETACH | UnmountFlags::FORCE } else { UnmountFlags::empty() };
         return Ok(rustix::mount::unmount(point, flags | UnmountFlags::NOFOLLOW)?);
