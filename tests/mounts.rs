@@ -174,8 +174,11 @@ fn two_mounts_of_one_daemon_live_and_end_apart() {
     let second = network.path("mnt/second");
     fs::create_dir(&second).unwrap();
     network.undo.mount(&second);
-    let first = reader.mount();
-    reader.ok([Path::new("mount"), &second]);
+    let options = "cache_size=2G,linger=60s,peer=192.0.2.7:7450,tracker=192.0.2.7";
+    reader.mount_with(&["-o", options]);
+    let first = reader.mount_point.clone();
+    // As a second line of fstab does.
+    reader.ok(["mount", second.to_str().unwrap(), "-o", options]);
     reader.sees("file", 1);
     for mount in [&first, &second] {
         assert_eq!(fs::read_to_string(mount.join("file")).unwrap(), "twice");
@@ -248,9 +251,6 @@ fn an_ordinary_user_mounts_with_fusermount3() {
 }
 
 #[test]
-fn a_client_that_goes_away_in_the_middle_of_a_mount_leaves_no_daemon_behind() {
-    // A tracker that takes connections and says nothing holds the first view up.
-#[test]
 fn a_read_that_waited_outlived_the_forced_end_of_an_ordinary_users_mount() {
     require_root("it becomes an ordinary user");
     let network = Network::new();
@@ -281,6 +281,9 @@ fn a_read_that_waited_outlived_the_forced_end_of_an_ordinary_users_mount() {
     reader.ends();
 }
 
+#[test]
+fn a_client_that_goes_away_in_the_middle_of_a_mount_leaves_no_daemon_behind() {
+    // A tracker that takes connections and says nothing holds the first view up.
     let ip = std::net::Ipv4Addr::LOCALHOST;
     let silent = std::net::TcpListener::bind((ip, 0)).unwrap();
     let addr = silent.local_addr().unwrap();

@@ -35,6 +35,8 @@ pub struct MountConfig {
     pub source: String,
     /// Other users may enter.
     pub allow_other: bool,
+    /// Nothing in it may be executed.
+    pub noexec: bool,
     /// Who files seem to belong to; whoever runs this, if not said.
     pub owner: (Option<u32>, Option<u32>),
     /// Permission bits that files and folders don't have.
@@ -48,10 +50,10 @@ pub struct Mount {
     config: MountConfig,
     follower: tokio::task::JoinHandle<()>,
     ended: watch::Receiver<bool>,
-    /// Taken away by this process: what is mounted there now, if anything, is another one.
-    detached: AtomicBool,
     /// True once it was taken away by force: who waits for it then need not.
     given_up: watch::Sender<bool>,
+    /// Taken away by this process: what is mounted there now, if anything, is another one.
+    detached: AtomicBool,
     read_ahead_kb: Option<u32>,
 }
 
@@ -111,9 +113,9 @@ impl Mount {
             return Ok(());
         }
         unmount(&self.config.point, force)?;
+        self.given_up.send_replace(force);
         self.detached.store(true, Ordering::Release);
         Ok(())
-        self.given_up.send_replace(force);
     }
 }
 
@@ -144,6 +146,9 @@ fn open_session(adapter: Adapter, config: &MountConfig) -> io::Result<Session<Ad
         MountOption::NoDev,
         MountOption::DefaultPermissions,
     ];
+    if config.noexec {
+        options.mount_options.push(MountOption::NoExec);
+    }
     Session::new(adapter, &config.point, &options)
 }
 
@@ -164,7 +169,8 @@ fn mount_as_root(config: &MountConfig) -> io::Result<Option<OwnedFd>> {
     if config.allow_other {
         data.push_str(",allow_other");
     }
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::NOEXEC, config.noexec);
     match rustix::mount::mount(config.source.as_str(), &config.point, FS_TYPE, flags, CString::new(data)?.as_c_str()) {
         Ok(()) => Ok(Some(device)),
         // Root in a container without the right to mount: fusermount3 may be allowed to.
@@ -180,31 +186,25 @@ pub fn unmount(point: &Path, force: bool) -> io::Result<()> {
         let flags = if force { UnmountFlags::DETACH | UnmountFlags::FORCE } else { UnmountFlags::empty() };
         return Ok(rustix::mount::unmount(point, flags | UnmountFlags::NOFOLLOW)?);
     }
+    // Once it is detached, the mount table does not tell any more which connection it was.
+    let connection = if force { connection_of(point) } else { None };
     let mut command = Command::new("fusermount3");
     command.arg(if force { "-uz" } else { "-u" }).arg("--").arg(point);
     let output = command.output()?;
     if output.status.success() {
-        return Ok(());
-    }
-    // Once it is detached, the mount table does not tell any more which connection it was.
-    let connection = if force { connection_of(point) } else { None };
-    let said = String::from_utf8_lossy(&output.stderr);
-    let kind = if said.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
-    Err(io::Error::new(kind, said.trim().to_owned()))
-}
         if let Some(abort) = connection
             && let Err(error) = std::fs::write(&abort, "1")
         {
             // Somebody else's mount, or one that has ended already.
             tracing::debug!(%error, "the connection of a detached mount can't be ended");
         }
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let kind = if said.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
+    Err(io::Error::new(kind, said.trim().to_owned()))
+}
 
-/// Puts each new view in place and passes on what the kernel must forget.
-async fn follow(mut view: watch::Receiver<Arc<ViewTree>>, files: Arc<Files>, stale: Sender<Vec<Stale>>) {
-    while view.changed().await.is_ok() {
-        let new = view.borrow_and_update().clone();
-        let files = Arc::clone(&files);
-        let Ok(forget) = tokio::task::spawn_blocking(move || files.replace(new)).await else { return };
 /// What ends the connection of the mount on `point` for whoever writes to it, as its owner may: the kernel then answers all
 /// requests under way with an error. fusermount3 only detaches, and a read that waits would go on waiting.
 fn connection_of(point: &Path) -> Option<PathBuf> {
@@ -214,6 +214,12 @@ fn connection_of(point: &Path) -> Option<PathBuf> {
     (major == "0").then(|| Path::new("/sys/fs/fuse/connections").join(minor).join("abort"))
 }
 
+/// Puts each new view in place and passes on what the kernel must forget.
+async fn follow(mut view: watch::Receiver<Arc<ViewTree>>, files: Arc<Files>, stale: Sender<Vec<Stale>>) {
+    while view.changed().await.is_ok() {
+        let new = view.borrow_and_update().clone();
+        let files = Arc::clone(&files);
+        let Ok(forget) = tokio::task::spawn_blocking(move || files.replace(new)).await else { return };
         if stale.send(forget).is_err() {
             return;
         }

@@ -28,7 +28,8 @@ use crate::control::{ControlError, ErrorCode};
 use crate::net::handshake::{Access, Identity};
 use crate::net::link::Service;
 use crate::net::listen::Listener;
-use crate::settings::file::{NODE_PORT, Settings};
+use crate::settings::address::parse_host_port;
+use crate::settings::file::{NODE_PORT, Settings, TRACKER_PORT};
 use crate::settings::home::{Home, HomeLock};
 use crate::share::list::ShareList;
 use crate::share::sharer::{Config as SharerConfig, Sharer};
@@ -40,7 +41,7 @@ use crate::vault::store::{Unlock, Vault};
 use control::NodeControl;
 pub(crate) use errors::wrong;
 use mounts::Mounted;
-use networks::Networks;
+use networks::{Networks, SetUp};
 use service::NodeService;
 
 /// The default listening address; if its port is taken, another one will do.
@@ -67,6 +68,10 @@ pub struct NodeConfig {
 pub struct Node {
     home: Home,
     settings: Settings,
+    /// What unlocked the vault, if it was a key file.
+    keyfile: Option<PathBuf>,
+    /// Trackers beside those of the networks.
+    trackers: Vec<String>,
     ends_when_idle: bool,
     vault: Mutex<Vault>,
     sealer: Arc<Sealer>,
@@ -95,6 +100,12 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Arc<Self>, ControlError> {
         let NodeConfig { home, settings, unlock, ends_when_idle } = config;
         let runtime = Handle::current();
+        let full = |text: &String| parse_host_port(text, TRACKER_PORT).map_err(wrong);
+        let trackers = settings.node.trackers.iter().map(full).collect::<Result<Vec<_>, _>>()?;
+        let keyfile = match &unlock {
+            Unlock::KeyFile(file) => std::path::absolute(file).ok(),
+            Unlock::Passphrase(_) => None,
+        };
         let (lock, vault) = {
             let (home, unlock) = (home.clone(), unlock.clone());
             blocking(move || {
@@ -121,7 +132,13 @@ impl Node {
 
         let cache = open_cache(&home, &settings, &vault, &sealer).await?;
         let around = networks::around(&home, &settings, &identity, &sealer, &cache, &service);
-        networks.set_up(around, &service, Arc::clone(&cache), runtime.clone());
+        networks.set_up(SetUp {
+            around,
+            trackers: trackers.clone(),
+            service: Arc::downgrade(&service),
+            cache: Arc::clone(&cache),
+            runtime: runtime.clone(),
+        });
         let (list, sharer) = {
             let (home, sealer, networks) = (home.clone(), Arc::clone(&sealer), Arc::clone(&networks));
             let members: Vec<_> = vault.networks().to_vec();
@@ -152,6 +169,8 @@ impl Node {
         let node = Arc::new(Self {
             home,
             settings,
+            keyfile,
+            trackers,
             ends_when_idle,
             vault: Mutex::new(vault),
             sealer,

@@ -37,11 +37,14 @@ pub(super) struct Joined {
     pub flights: Arc<Flights>,
 }
 
-struct SetUp {
-    around: Arc<Around>,
-    service: Weak<NodeService>,
-    cache: Arc<Cache>,
-    runtime: Handle,
+/// What joining a network needs.
+pub(super) struct SetUp {
+    pub around: Arc<Around>,
+    /// Beside those of each network.
+    pub trackers: Vec<String>,
+    pub service: Weak<NodeService>,
+    pub cache: Arc<Cache>,
+    pub runtime: Handle,
 }
 
 /// All of them.
@@ -123,8 +126,8 @@ impl Finder for Members {
 
 impl Networks {
     /// Once, before anything is joined.
-    pub fn set_up(&self, around: Arc<Around>, service: &Arc<NodeService>, cache: Arc<Cache>, runtime: Handle) {
-        let _ = self.set_up.set(SetUp { around, service: Arc::downgrade(service), cache, runtime });
+    pub fn set_up(&self, set_up: SetUp) {
+        let _ = self.set_up.set(set_up);
     }
 
     pub fn get(&self, id: &NetworkId) -> Option<Arc<Joined>> {
@@ -138,6 +141,7 @@ impl Networks {
     /// Joins, unless this home only has a tracker's key. Blocks on the disk; needs tokio's context.
     pub fn join(&self, network: &Network) {
         let Some(set_up) = self.set_up.get() else { return };
+        let network = &network.with_trackers(&set_up.trackers);
         let Some(membership) = Membership::start(network, Arc::clone(&set_up.around)) else { return };
         let changes = watch::channel(0).0;
         let finder = Arc::new(Members {

@@ -54,6 +54,8 @@ pub struct NodeSettings {
     pub name: Option<String>,
     /// Peers to try even when no tracker names them.
     pub peers: Vec<SocketAddr>,
+    /// `HOST:PORT` of trackers to ask beside those of the networks' invites, for all networks of this node.
+    pub trackers: Vec<String>,
 }
 
 /// `[cache]`
@@ -114,8 +116,6 @@ pub struct LogSettings {
     pub format: String,
 }
 
-impl Default for NodeSettings {
-    fn default() -> Self {
 impl LimitSettings {
     /// Bytes per second to all peers together, if that is limited.
     pub fn upload_rate(&self) -> Option<u64> {
@@ -133,7 +133,10 @@ impl LimitSettings {
     }
 }
 
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], NODE_PORT)), advertise: None, name: None, peers: Vec::new() }
+impl Default for NodeSettings {
+    fn default() -> Self {
+        let listen = SocketAddr::from(([0, 0, 0, 0], NODE_PORT));
+        Self { listen, advertise: None, name: None, peers: Vec::new(), trackers: Vec::new() }
     }
 }
 
@@ -198,9 +201,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
-        let text = toml::to_string(&Settings::default()).unwrap();
-    #[test]
     fn a_limit_of_0_nearly_stopped_everything() {
         let limits = |text: &str| {
             let limits = Settings::parse(text).unwrap().limits;
@@ -214,6 +214,9 @@ mod tests {
         assert_eq!(limits(""), (None, None, None));
     }
 
+    #[test]
+    fn what_is_written_is_read_again() {
+        let text = toml::to_string(&Settings::default()).unwrap();
         assert_eq!(Settings::parse(&text).unwrap(), Settings::default());
     }
 }
