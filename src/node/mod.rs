@@ -8,6 +8,7 @@ mod looking;
 mod mounts;
 mod networks;
 pub mod offline;
+mod origins;
 mod service;
 mod shares;
 pub mod tracker;
@@ -42,6 +43,7 @@ use control::NodeControl;
 pub(crate) use errors::wrong;
 use mounts::Mounted;
 use networks::{Networks, SetUp};
+use origins::Origins;
 use service::NodeService;
 
 /// The default listening address; if its port is taken, another one will do.
@@ -79,6 +81,7 @@ pub struct Node {
     accesses: watch::Sender<Vec<Access>>,
     listen: SocketAddr,
     cache: Arc<Cache>,
+    origins: Arc<Origins>,
     sharer: Arc<Sharer>,
     list: Mutex<ShareList>,
     networks: Arc<Networks>,
@@ -131,12 +134,14 @@ impl Node {
         identities.send_replace(identity.clone());
 
         let cache = open_cache(&home, &settings, &vault, &sealer).await?;
+        let origins = load_origins(&home, &sealer, &cache).await?;
         let around = networks::around(&home, &settings, &identity, &sealer, &cache, &service);
         networks.set_up(SetUp {
             around,
             trackers: trackers.clone(),
             service: Arc::downgrade(&service),
             cache: Arc::clone(&cache),
+            origins: Arc::clone(&origins),
             runtime: runtime.clone(),
         });
         let (list, sharer) = {
@@ -178,6 +183,7 @@ impl Node {
             accesses,
             listen,
             cache,
+            origins,
             sharer,
             list: Mutex::new(list),
             networks,
@@ -191,6 +197,7 @@ impl Node {
             _lock: lock,
         });
         node.open_doors();
+        node.runtime.spawn(origins::keep_saved(Arc::downgrade(&node.origins)));
         if ends_when_idle {
             let weak = Arc::downgrade(&node);
             node.runtime.spawn(async move {
@@ -240,6 +247,7 @@ impl Node {
         let _ = tokio::task::spawn_blocking(move || {
             node.sharer.stop();
             node.cache.close();
+            node.origins.save();
         })
         .await;
         tracing::info!("the daemon has ended");
@@ -287,6 +295,11 @@ async fn open_cache(
         Cache::open(&dir, &key, sealer, limits).map_err(ControlError::failed)
     })
     .await
+}
+
+async fn load_origins(home: &Home, sealer: &Arc<Sealer>, cache: &Arc<Cache>) -> Result<Arc<Origins>, ControlError> {
+    let (file, sealer, cache) = (home.state_dir().join("origins"), Arc::clone(sealer), Arc::clone(cache));
+    blocking(move || Ok(Origins::load(file, sealer, |content| !cache.held(*content).is_empty()))).await
 }
 
 fn make_private_dir(dir: &Path) -> Result<(), ControlError> {

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::errors::wrong;
+use super::origins::{KeptFor, Origins};
 use super::service::NodeService;
 use super::{Node, blocking};
 use crate::base::ids::{ContentId, NetworkId, NodeId};
@@ -44,6 +45,7 @@ pub(super) struct SetUp {
     pub trackers: Vec<String>,
     pub service: Weak<NodeService>,
     pub cache: Arc<Cache>,
+    pub origins: Arc<Origins>,
     pub runtime: Handle,
 }
 
@@ -156,7 +158,9 @@ impl Networks {
                 changes.send_modify(|version| *version += 1);
             }
         });
-        let swarm = Swarm::new(finder, Arc::clone(&set_up.cache) as _, &set_up.runtime);
+        let (cache, origins) = (Arc::clone(&set_up.cache), Arc::clone(&set_up.origins));
+        let keep = Arc::new(KeptFor { network: network.id(), cache, origins });
+        let swarm = Swarm::new(finder, keep, &set_up.runtime);
         let joined = Joined { membership, swarm, flights: Flights::new() };
         self.joined.write().insert(network.id(), Arc::new(joined));
     }
@@ -180,6 +184,15 @@ impl Networks {
         {
             tracing::error!(%error, "the catalog can't be published");
         }
+    }
+}
+
+impl Networks {
+    /// True if members of the network that `joined` is may have `content` from the cache: one of them publishes it, and this
+    /// node fetched it there.
+    pub fn may_have(&self, joined: &Joined, content: &ContentId) -> bool {
+        let fetched = self.set_up.get().is_some_and(|set_up| set_up.origins.has(&joined.membership.id(), content));
+        fetched && joined.membership.names(content)
     }
 }
 
