@@ -136,14 +136,21 @@ pub enum Command {
     },
     /// End the daemon
     Stop,
-    /// Check the settings file
-    #[command(subcommand_required = false)]
-    Config,
+    /// Look after the settings file
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print completions for a shell
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+/// `flashget config`
+#[derive(Subcommand, Clone, Debug)]
+pub enum ConfigCommand {
+    /// Check the settings file: says what is wrong, and in which line
+    Check,
 }
 
 /// `flashget network`
@@ -244,6 +251,12 @@ pub struct DaemonArgs {
     /// A peer to try even when no tracker names it; may be given several times
     #[arg(long = "peer", value_name = "ADDR:PORT")]
     pub peers: Vec<SocketAddr>,
+    /// A tracker to ask beside those of the networks' invites; may be given several times
+    #[arg(long = "tracker", value_name = "HOST:PORT")]
+    pub trackers: Vec<String>,
+    /// How long an entry stays after its last source went, such as 5m [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    pub linger: Option<String>,
     /// Bytes of the sealed cache on disk, such as 20G [default: a tenth of the file system, at most 20G]
     #[arg(long, value_name = "SIZE")]
     pub cache_size: Option<String>,
@@ -273,9 +286,8 @@ pub struct MountArgs {
     /// [NETWORK] DIR: which network (needed only where the home has several), and where
     #[arg(num_args = 1..=2, required = true, value_names = ["NETWORK", "DIR"])]
     pub what: Vec<PathBuf>,
-    /// Options, separated by commas: ro, allow_other, uid=, gid=, umask=, soft, hard, timeo=SECONDS, window=SIZE,
-    /// read_ahead_kb=, cache_size=SIZE, keyfile=FILE
-    #[arg(short = 'o', value_name = "OPTIONS")]
+    /// Options, separated by commas
+    #[arg(short = 'o', value_name = "OPTIONS", long_help = super::options::HELP)]
     pub options: Vec<String>,
     #[command(flatten)]
     pub output: Output,

@@ -26,7 +26,7 @@ use crate::settings::file::Settings;
 use crate::settings::home::Home;
 use crate::settings::units::parse_size;
 
-use args::{Args, Command, NetworkCommand, Output, ShareCommand};
+use args::{Args, Command, ConfigCommand, NetworkCommand, Output, ShareCommand};
 
 /// Parses the arguments and does what they say.
 pub fn run() -> ExitCode {
@@ -89,7 +89,7 @@ fn carry_out(args: &Args) -> Result<(), ControlError> {
             clap_complete::generate(*shell, &mut command, "flashget", &mut std::io::stdout());
             Ok(())
         }
-        Command::Config => {
+        Command::Config(ConfigCommand::Check) => {
             context.settings()?;
             println!("the settings are in order");
             Ok(())

@@ -36,6 +36,8 @@ pub struct MountConfig {
     pub source: String,
     /// Other users may enter.
     pub allow_other: bool,
+    /// Nothing in it may be executed.
+    pub noexec: bool,
     /// Who files seem to belong to; whoever runs this, if not said.
     pub owner: (Option<u32>, Option<u32>),
     /// Permission bits that files and folders don't have.
@@ -145,6 +147,9 @@ fn open_session(adapter: Adapter, config: &MountConfig) -> io::Result<Session<Ad
         MountOption::NoDev,
         MountOption::DefaultPermissions,
     ];
+    if config.noexec {
+        options.mount_options.push(MountOption::NoExec);
+    }
     Session::new(adapter, &config.point, &options)
 }
 
@@ -165,7 +170,8 @@ fn mount_as_root(config: &MountConfig) -> io::Result<Option<OwnedFd>> {
     if config.allow_other {
         data.push_str(",allow_other");
     }
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::NOEXEC, config.noexec);
     match rustix::mount::mount(config.source.as_str(), &config.point, FS_TYPE, flags, CString::new(data)?.as_c_str()) {
         Ok(()) => Ok(Some(device)),
         // Root in a container without the right to mount: fusermount3 may be allowed to.
@@ -198,15 +204,32 @@ fn unmount_once(point: &Path, force: bool) -> io::Result<()> {
         let flags = if force { UnmountFlags::DETACH | UnmountFlags::FORCE } else { UnmountFlags::empty() };
         return Ok(rustix::mount::unmount(point, flags | UnmountFlags::NOFOLLOW)?);
     }
+    // Once it is detached, the mount table does not tell any more which connection it was.
+    let connection = if force { connection_of(point) } else { None };
     let mut command = Command::new("fusermount3");
     command.arg(if force { "-uz" } else { "-u" }).arg("--").arg(point);
     let output = command.output()?;
     if output.status.success() {
+        if let Some(abort) = connection
+            && let Err(error) = std::fs::write(&abort, "1")
+        {
+            // Somebody else's mount, or one that has ended already.
+            tracing::debug!(%error, "the connection of a detached mount can't be ended");
+        }
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let kind = if said.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
     Err(io::Error::new(kind, said.trim().to_owned()))
+}
+
+/// What ends the connection of the mount on `point` for whoever writes to it, as its owner may: the kernel then answers all
+/// requests under way with an error. fusermount3 only detaches, and a read that waits would go on waiting.
+fn connection_of(point: &Path) -> Option<PathBuf> {
+    let mount = flashget_mounts().into_iter().rev().find(|mount| mount.point == point)?;
+    let (major, minor) = mount.device.split_once(':')?;
+    // Of an anonymous device, whose number is its minor one.
+    (major == "0").then(|| Path::new("/sys/fs/fuse/connections").join(minor).join("abort"))
 }
 
 /// Puts each new view in place and passes on what the kernel must forget.

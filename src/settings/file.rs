@@ -54,6 +54,8 @@ pub struct NodeSettings {
     pub name: Option<String>,
     /// Peers to try even when no tracker names them.
     pub peers: Vec<SocketAddr>,
+    /// `HOST:PORT` of trackers to ask beside those of the networks' invites, for all networks of this node.
+    pub trackers: Vec<String>,
 }
 
 /// `[cache]`
@@ -133,7 +135,8 @@ impl LimitSettings {
 
 impl Default for NodeSettings {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], NODE_PORT)), advertise: None, name: None, peers: Vec::new() }
+        let listen = SocketAddr::from(([0, 0, 0, 0], NODE_PORT));
+        Self { listen, advertise: None, name: None, peers: Vec::new(), trackers: Vec::new() }
     }
 }
 
@@ -214,7 +217,6 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let text = toml::to_string(&Settings::default()).unwrap();
-
         assert_eq!(Settings::parse(&text).unwrap(), Settings::default());
     }
 }
