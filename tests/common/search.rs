@@ -38,8 +38,22 @@ pub fn found_in<'a>(bytes: &[u8], markers: &'a [Marker]) -> Vec<&'a str> {
 }
 
 /// Looks for `markers` in the contents and the names of all files below `dir`, but for those that `except` accepts.
-/// Returns what was found where, and how many bytes were searched.
+/// Returns what was found where, and how many bytes were searched. A daemon may put a file in another's place at any
+/// moment: then everything is looked at again, so that nothing is missed.
 pub fn search_files(dir: &Path, markers: &[Marker], except: impl Fn(&Path) -> bool) -> (Vec<String>, u64) {
+    (0..100).find_map(|_| search_once(dir, markers, &except)).expect("the files below never stay as they are")
+}
+
+/// What was asked of a file, or `None` if it is not there any more.
+fn there<T>(asked: std::io::Result<T>) -> Option<T> {
+    match asked {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        asked => Some(asked.unwrap()),
+    }
+}
+
+/// One walk; `None` if a file went away under it.
+fn search_once(dir: &Path, markers: &[Marker], except: &impl Fn(&Path) -> bool) -> Option<(Vec<String>, u64)> {
     use std::os::unix::ffi::OsStrExt;
     let (mut found, mut searched) = (Vec::new(), 0);
     for path in files_below(dir) {
@@ -50,14 +64,14 @@ pub fn search_files(dir: &Path, markers: &[Marker], except: impl Fn(&Path) -> bo
             found.push(format!("{what} in the path {}", path.display()));
         }
         let file = dir.join(&path);
-        if !std::fs::symlink_metadata(&file).unwrap().is_file() {
+        if !there(std::fs::symlink_metadata(&file))?.is_file() {
             continue;
         }
-        let bytes = std::fs::read(&file).unwrap();
+        let bytes = there(std::fs::read(&file))?;
         searched += bytes.len() as u64;
         for what in found_in(&bytes, markers) {
             found.push(format!("{what} in {}", path.display()));
         }
     }
-    (found, searched)
+    Some((found, searched))
 }
