@@ -227,7 +227,12 @@ impl Node {
     /// Opens what there is of `target`, and says which chunks of it are right. `None`: it is there, whole.
     fn open_part(&self, target: &Path, content: ContentId) -> Result<Option<(PathBuf, File, Ranges)>, ControlError> {
         let wrong = |error: io::Error| write_error(target, &error);
-        if let Ok(there) = std::fs::metadata(target) {
+        // Never through a link, and never in the place of a device or a FIFO.
+        if let Ok(there) = std::fs::symlink_metadata(target) {
+            if !there.is_file() && !there.is_dir() {
+                let what = format!("{} is there, and not a regular file", target.display());
+                return Err(ControlError::new(ErrorCode::Conflict, what));
+            }
             if there.is_dir() {
                 let what = format!("{} is a folder", target.display());
                 return Err(ControlError::new(ErrorCode::Conflict, what));
@@ -240,7 +245,14 @@ impl Node {
             std::fs::create_dir_all(folder).map_err(wrong)?;
         }
         let part = part_of(target, content);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&part);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&part);
         let file = file.map_err(wrong)?;
         // Two runs that write one file would undo each other's work.
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {

@@ -45,6 +45,8 @@ impl Window {
             // The first read: from the file's start a sequential reader is likely, elsewhere it is not.
             self.len = if read.start == 0 { FIRST } else { 1 };
             self.asked = read.end;
+            // What lies before the first read was never there to be left behind.
+            self.passed = read.start;
         } else if !sequential {
             // A jump: begin small again.
             self.len = 1;
@@ -138,6 +140,13 @@ mod tests {
             // Everything was asked ahead, but for the first chunk.
             prop_assert!(chunks == 1 || last == chunk_count(size));
         }
+    }
+
+    #[test]
+    fn a_first_read_at_the_far_end_leaves_nothing_behind() {
+        let mut window = Window::new(1 << 60, 64 << 20);
+        window.read((1 << 60) - CHUNK, CHUNK);
+        assert!(window.passed().count() <= 1);
     }
 
     #[test]

@@ -236,13 +236,15 @@ impl Transfer {
 
     /// A chunk that the download wants and that was verified before it began.
     pub(super) fn from_cache(self: &Arc<Self>, id: u64) -> Option<VerifiedChunk> {
-        while let Some(index) = self.state.lock().next_there(id) {
+        loop {
+            // A statement of its own: the lock must be free again before the state is changed below.
+            let next = self.state.lock().next_there(id);
+            let index = next?;
             if let Some(chunk) = self.around.keep.recall(self.content, index) {
                 return Some(chunk);
             }
             self.with(|state, now| state.want_again(id, index, now));
         }
-        None
     }
 
     pub(super) fn is_handed_over(&self, id: u64) -> bool {

@@ -89,6 +89,8 @@ impl Admission {
     /// Other limits from now on.
     pub fn limit(&mut self, limits: UploadLimits) {
         self.limits = limits;
+        // What was sent before does not count against a new limit.
+        self.tokens.1 = BURST;
     }
 
     /// The limits in force.
@@ -130,7 +132,9 @@ impl Admission {
         let (ticket, _, bytes) = flow.waiting.pop_front()?;
         flow.serving.insert(ticket, (now, bytes));
         self.virtual_time = self.virtual_time.max(start);
-        self.tokens.1 -= bytes as f64;
+        if self.limits.rate.is_some() {
+            self.tokens.1 -= bytes as f64;
+        }
         Some(ticket)
     }
 

@@ -110,6 +110,21 @@ fn a_slow_peer_holds_up_nobody() {
 }
 
 #[test]
+fn what_was_sent_before_does_not_count_against_a_new_limit() {
+    let mut now = Instant::now();
+    let mut admission = Admission::new(UploadLimits::default(), now);
+    for _ in 0..1000 {
+        let ticket = admission.ask(node(1), CHUNK as usize, 1.0);
+        assert_eq!(admission.admit(now), Some(ticket));
+        now += Duration::from_millis(1);
+        admission.done(ticket, now);
+    }
+    admission.limit(UploadLimits { rate: Some(1_000_000), slots: None });
+    let ticket = admission.ask(node(1), CHUNK as usize, 1.0);
+    assert_eq!(admission.admit(now), Some(ticket));
+}
+
+#[test]
 fn what_nobody_wants_any_more_is_forgotten() {
     let now = Instant::now();
     let mut admission = Admission::new(UploadLimits { rate: None, slots: Some(1) }, now);
