@@ -71,6 +71,8 @@ fn every_report_is_json_for_programs() {
 
     let status = reader.json(["status"]);
     has(&status, &["version", "node", "name", "pid", "uptime_secs", "listen", "networks", "shares", "mounts", "cache"]);
+    assert_eq!(status["node"].as_str().map(str::len), Some(64), "an id is text");
+    has(&status["settings"], &["cache_size", "keyfile", "linger_ms", "peers", "trackers"]);
     has(&status["cache"], &["disk_bytes", "disk_limit", "ram_bytes", "damaged", "evicted"]);
     let peer = &reader.json(["peers"])["peers"][0];
     has(peer, &["node", "network", "address", "received", "sent", "rtt_micros"]);

@@ -282,6 +282,7 @@ pub struct TrackerArgs {
 
 /// `flashget mount`
 #[derive(clap::Args, Clone, Debug)]
+#[command(override_usage = "flashget mount [OPTIONS] [NETWORK] DIR")]
 pub struct MountArgs {
     /// [NETWORK] DIR: which network (needed only where the home has several), and where
     #[arg(num_args = 1..=2, required = true, value_names = ["NETWORK", "DIR"])]
