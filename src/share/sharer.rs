@@ -79,7 +79,12 @@ pub struct Config {
     pub threads: usize,
     /// Folders that are never shared.
     pub never: Vec<PathBuf>,
+    /// See there.
+    pub looked: Looked,
 }
+
+/// Hears, once, of each network of the first shares that all its shares have been looked at, and published.
+pub type Looked = Box<dyn Fn(NetworkId) + Send>;
 
 /// Hears what a network's catalog should now be: sorted by path, none twice.
 pub type Publish = Box<dyn Fn(NetworkId, Vec<Entry>) + Send>;
@@ -276,16 +281,25 @@ impl Work {
         }
         // All that is remembered is offered before the first scan, which may take long.
         let first: Vec<Share> = std::mem::take(&mut self.shared.inbox.lock().added);
-        let ids: Vec<u32> = first.iter().map(|share| share.id).collect();
+        let begun: Vec<(u32, NetworkId)> = first.iter().map(|share| (share.id, share.network)).collect();
         first.into_iter().for_each(|share| self.begin(share));
+        let networks: BTreeSet<NetworkId> = begun.iter().map(|(_, network)| *network).collect();
+        // Once, with all its shares: one after the other would withdraw those that are not begun yet.
+        networks.into_iter().for_each(|network| self.publish(network));
         self.sweep();
-        ids.into_iter().for_each(|id| self.look(id, None));
+        for (at, (id, network)) in begun.iter().enumerate() {
+            self.look(*id, None);
+            if begun[at + 1..].iter().all(|(_, other)| other != network) {
+                (self.config.looked)(*network);
+            }
+        }
         loop {
             match self.next() {
                 Next::Stop => return,
                 Next::Add(share) => {
-                    let id = share.id;
+                    let (id, network) = (share.id, share.network);
                     self.begin(share);
+                    self.publish(network);
                     self.look(id, None);
                 }
                 Next::Remove(id) => self.end(id),
@@ -331,7 +345,7 @@ impl Work {
         }
     }
 
-    /// Takes a share in, with what is remembered of it.
+    /// Takes a share in, with what is remembered of it; publishes nothing yet.
     fn begin(&mut self, share: Share) {
         self.shared.status.lock().insert(share.id, new_status(&share));
         let dir = Arc::new(share.dir.clone());
@@ -341,7 +355,7 @@ impl Work {
             self.offer(&share, &dir, &indexed.path, known.content);
             files.insert(indexed.path, known);
         }
-        let (id, network) = (share.id, share.network);
+        let id = share.id;
         let watched = Err("it is not watched yet".into());
         let next_scan = Instant::now() + RESCAN_WATCHED;
         self.shares.insert(id, Offered { share, dir, files, watched, folder: None, failed: false, next_scan });
@@ -349,7 +363,6 @@ impl Work {
         if let Some(Offered { watched: Err(error), .. }) = self.shares.get(&id) {
             tracing::warn!(share = id, %error, "a share can't be watched: it is scanned now and then");
         }
-        self.publish(network);
     }
 
     /// Sees to it that the folder that is there now is watched. Before it is scanned, so that nothing falls between.

@@ -24,16 +24,21 @@ fn share(dir: &Path) -> Share {
 }
 
 fn start(dir: tempfile::TempDir) -> Bench {
-    let (send, published) = channel();
     let share = share(dir.path());
+    start_with(dir, vec![share], Box::new(|_| ()))
+}
+
+fn start_with(dir: tempfile::TempDir, shares: Vec<Share>, looked: Looked) -> Bench {
+    let (send, published) = channel();
     let config = Config {
         index: dir.path().join("index.redb"),
         sealer: Arc::new(Sealer::new(&NameKey::from_bytes([1; 32]))),
         threads: 2,
         never: Vec::new(),
+        looked,
     };
     let publish = Box::new(move |_: NetworkId, entries| drop(send.send(entries)));
-    Bench { dir, published, sharer: Sharer::start(config, vec![share], publish).unwrap() }
+    Bench { dir, published, sharer: Sharer::start(config, shares, publish).unwrap() }
 }
 
 impl Bench {
@@ -199,4 +204,33 @@ fn a_folder_that_another_one_replaced_is_watched() {
     bench.until_watching();
     fs::write(data.join("h"), "h").unwrap();
     bench.until(|entries| entries.len() == 2);
+}
+
+#[test]
+fn that_a_networks_first_shares_have_been_looked_at_is_told_once_they_are_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = share(dir.path());
+    fs::write(first.dir.join("f"), "f").unwrap();
+    let named = |name: &str, id, network| {
+        let dir = dir.path().canonicalize().unwrap().join(name);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join(name), name).unwrap();
+        Share { id, dir, at: None, network, hidden: false }
+    };
+    let other = NetworkId([2; 32]);
+    let shares = vec![first, named("g", 2, LAB), named("h", 3, other)];
+    let (send, looked) = channel();
+    let bench = start_with(dir, shares.clone(), Box::new(move |network| send.send(network).unwrap_or(())));
+    assert_eq!(looked.recv_timeout(PATIENCE), Ok(LAB));
+    assert_eq!(looked.recv_timeout(PATIENCE), Ok(other));
+    let published: Vec<usize> = bench.published.try_iter().map(|entries| entries.len()).collect();
+    assert_eq!(published[..5], [0, 0, 1, 2, 1]);
+    let Bench { dir, sharer, .. } = bench;
+    drop(sharer);
+    // What is remembered of several shares is published at once, and none is withdrawn meanwhile.
+    let (send, looked) = channel();
+    let bench = start_with(dir, shares, Box::new(move |network| send.send(network).unwrap_or(())));
+    looked.recv_timeout(PATIENCE).unwrap();
+    let published: Vec<usize> = bench.published.try_iter().map(|entries| entries.len()).collect();
+    assert_eq!(published[..2], [2, 1]);
 }
