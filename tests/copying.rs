@@ -1,5 +1,8 @@
 //! Copying from the mount, from several sources at once, and while sources go.
 
+// clippy.toml lets only test functions unwrap, and all of this file is tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;
@@ -81,7 +84,7 @@ struct Three {
     size: u64,
     sources: Vec<Node>,
     reader: Node,
-    _network: Network,
+    network: Network,
 }
 
 impl Three {
@@ -99,7 +102,7 @@ impl Three {
         let reader = network.node("reader");
         reader.mount();
         reader.sees("file", 3);
-        Self { hash, size, sources, reader, _network: network }
+        Self { hash, size, sources, reader, network }
     }
 
     /// Verified bytes that have come, of all and of one source.
@@ -155,7 +158,7 @@ impl Copy {
 
 #[test]
 fn a_source_that_is_killed_in_mid_copy_leaves_the_copy_right() {
-    let mut three = Three::new(384 * MIB);
+    let mut three = Three::new(256 * MIB);
     let took = three.copy_and(Node::kill);
     eprintln!("the rest of the copy, after a source was killed: {took:.1?}");
     let reader = &three.reader;
@@ -166,7 +169,7 @@ fn a_source_that_is_killed_in_mid_copy_leaves_the_copy_right() {
 
 #[test]
 fn a_source_that_falls_silent_in_mid_copy_leaves_the_copy_right() {
-    let mut three = Three::new(384 * MIB);
+    let mut three = Three::new(256 * MIB);
     let took = three.copy_and(|source| source.signal(Signal::STOP));
     eprintln!("the rest of the copy, after a source fell silent: {took:.1?}");
     three.sources[0].signal(Signal::CONT);
@@ -188,4 +191,28 @@ fn when_every_source_is_gone_reads_fail_and_names_stay() {
     three.sources[1].start();
     three.reader.sees("file", 1);
     assert_eq!(hash_of(&file), three.hash);
+}
+
+#[test]
+fn get_copies_files_and_folders_without_a_mount() {
+    let three = Three::new(48 * MIB);
+    let network = &three.network;
+    text_file(&network.path("shares/b/folder/one.txt"), "one");
+    text_file(&network.path("shares/c/folder/deep/two.txt"), "two");
+    let reader = &three.reader;
+    reader.sees("folder/one.txt", 1);
+    reader.sees("folder/deep/two.txt", 1);
+    let dest = network.path("got");
+    fs::create_dir(&dest).unwrap();
+    let got = reader.json(["get", "file", "folder", dest.to_str().unwrap()]);
+    assert_eq!((&got["files"], &got["bytes"]), (&3.into(), &(three.size + 6).into()));
+    assert_eq!(hash_of(&dest.join("file")), three.hash);
+    assert_eq!(files_below(&dest), ["file", "folder/deep/two.txt", "folder/one.txt"].map(Path::new));
+    assert_eq!(parts(reader, "file").len(), 3);
+
+    let again = reader.json(["get", "file", dest.to_str().unwrap()]);
+    assert_eq!(again["bytes"], three.size);
+    let to_stdout = reader.run(["get", "file", "-"]).ok();
+    assert_eq!(blake3::hash(&to_stdout.stdout).to_hex().as_str(), three.hash);
+    reader.run(["get", "nothing", dest.to_str().unwrap()]).refused(3, "nothing");
 }

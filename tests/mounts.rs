@@ -1,5 +1,8 @@
 //! Mounts and the daemons behind them: when they come and go, who may have them, and what is left when one is killed.
 
+// clippy.toml lets only test functions unwrap, and all of this file is tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs::{self, File};
@@ -11,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::contents::{MIB, hash_of, random_file, text_file};
 use common::mounts::{is_mounted, require_root};
-use common::process::{FLASHGET, Output, run};
+use common::process::{FLASHGET, Output, find_tool, run, tool};
 use common::wait::until;
 use common::{Network, Node};
 
@@ -124,6 +127,27 @@ fn a_mount_in_use_stays_unless_it_is_forced() {
 }
 
 #[test]
+fn a_read_that_waits_for_ever_ends_when_its_mount_is_forced_away() {
+    let network = Network::new();
+    random_file(&network.path("share/file"), 8 * MIB, "waits");
+    let mut source = network.source("source", &network.path("share"));
+    let reader = network.node("reader");
+    reader.mount_with(&["-o", "hard"]);
+    reader.sees("file", 1);
+    source.kill();
+    let mut cat = Command::new("cat");
+    cat.arg(reader.mount_point.join("file")).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut cat = cat.spawn().unwrap();
+    // Longer than a soft read waits for a source.
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(cat.try_wait().unwrap().is_none(), "a hard read waits");
+    umount(&reader, &[]).refused(4, "busy");
+    umount(&reader, &["--force"]).ok();
+    until("the read has ended", || cat.try_wait().unwrap().is_some());
+    assert!(!cat.wait().unwrap().success());
+}
+
+#[test]
 fn a_folder_below_the_mount_that_somebody_stands_in_keeps_it_busy() {
     let network = Network::new();
     text_file(&network.path("share/folder/file"), "x");
@@ -217,7 +241,8 @@ fn an_ordinary_user_mounts_with_fusermount3() {
     let _source = network.source("source", &network.path("share"));
     // Where the program was built, others may not be allowed to look.
     let program = network.path("flashget");
-    fs::copy(FLASHGET, &program).unwrap();
+    // Not by this process: while another thread's child still has the copy open for writing, nobody can execute it.
+    tool("cp", [Path::new(FLASHGET), &program]);
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let mut reader = network.outsider("reader");
     reader.belongs_to(NOBODY, &program);
@@ -263,4 +288,53 @@ fn a_client_that_goes_away_in_the_middle_of_a_mount_leaves_no_daemon_behind() {
     client.wait().unwrap();
     until("no daemon is left", || node.pid().is_none());
     assert!(!is_mounted(&node.mount_point));
+}
+
+/// The mount helper, made now if nobody has made it yet.
+fn mount_helper() -> std::path::PathBuf {
+    let helper = Path::new(FLASHGET).with_file_name("mount-flashget");
+    if !helper.exists() {
+        run(Command::new(env!("CARGO")).args(["build", "--package", "mount-flashget"])).ok();
+    }
+    assert!(helper.exists(), "{} is missing: run cargo build --workspace --bins", helper.display());
+    helper
+}
+
+#[test]
+fn mount_8_and_an_fstab_line_do_what_flashget_mount_does() {
+    require_root("ordinary users mount by fstab only");
+    let network = Network::new();
+    let hash = random_file(&network.path("share/file"), 3 * MIB, "mount(8)");
+    let _source = network.source("source", &network.path("share"));
+    let reader = network.member("reader");
+    let sbin = network.path("sbin");
+    fs::create_dir(&sbin).unwrap();
+    tool("cp", [mount_helper(), sbin.join("mount.flashget")]);
+    let (home, point) = (reader.home.to_str().unwrap(), reader.mount_point.to_str().unwrap());
+    let options = format!("_netdev,nofail,x-systemd.automount,noatime,umask=0227,home={home}");
+    text_file(&network.path("fstab"), format!("lab {point} flashget {options} 0 0\n"));
+    // mount(8) looks for its helpers in /sbin alone: in a mount namespace of its own this can be another folder.
+    let script = r#"
+        set -eu
+        mount --bind "$1/sbin" "$(readlink -f /sbin)"
+        mount -t flashget lab "$2" -o ro,home="$3"
+        cat "$2/file" > "$1/copy"
+        umount "$2"
+        for turn in first second; do
+            mount --all --fstab "$1/fstab"
+            echo "$turn $(grep -c " $2 " /proc/self/mountinfo) $(stat -c '%a %F' "$2/file")"
+        done
+        umount "$2"
+        ! mount -t flashget nets "$2" -o home="$3" 2> "$1/error"
+    "#;
+    let mut unshare = Command::new(find_tool("unshare"));
+    unshare.args(["--mount", "sh", "-c", script, "sh"]).arg(network.path("")).args([point, home]);
+    let done = run(unshare.env("FLASHGET_BIN", FLASHGET).env_remove("FLASHGET_HOME"));
+    reader.watch_daemon();
+    // The first view is there when mount returns, so the file could be read at once.
+    assert_eq!(done.ok().text(), "first 1 440 regular file\nsecond 1 440 regular file\n");
+    assert_eq!(hash_of(&network.path("copy")), hash);
+    let error = fs::read_to_string(network.path("error")).unwrap();
+    assert!(error.lines().count() == 1 && error.contains("'nets'"), "{error}");
+    reader.ends();
 }

@@ -1,5 +1,8 @@
 //! What is printed, for people and for programs, and what is logged.
 
+// clippy.toml lets only test functions unwrap, and all of this file is tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,8 @@
 //! Bad input: each gets one clear line on stderr and the documented exit code, and changes nothing.
 
+// clippy.toml lets only test functions unwrap, and all of this file is tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -93,6 +96,9 @@ fn a_broken_invite_is_refused() {
         assert!(none.stderr.contains("INVITE"), "{}", none.stderr);
     }
     assert!(!fresh.home.join("state/vault").exists() && !fresh.home.join("state/key").exists());
+    // Two things can't be read from one stdin.
+    let both = ["--passphrase-file", "-", "network", "join", "-"];
+    refused(&fresh, 2, "both come from stdin", || fresh.run_with(both, format!("secret\n{good}").as_bytes()));
     // The errors repeat nothing of the secret.
     let said = fresh.run(["network", "join", &altered]).stderr;
     assert!(!said.contains(&good[good.len() / 4..good.len() / 2]), "{said}");
@@ -204,7 +210,11 @@ fn what_can_not_be_mounted_on_is_refused() {
     for (option, says) in [("frobnicate", "'frobnicate'"), ("uid", "uid"), ("umask=9", "umask"), ("rw", "read-only")] {
         refused(&other, 2, says, || other.run(["mount", text(&other.mount_point), "-o", option]));
     }
-    refused(&other, 4, "cache_size", || other.run(["mount", text(&other.mount_point), "-o", "cache_size=1G"]));
+    for option in ["cache_size=1G", "linger=7s", "peer=192.0.2.7:7450", "tracker=192.0.2.7", "keyfile=/etc/hostname"] {
+        let name = option.split('=').next().unwrap();
+        refused(&other, 4, name, || other.run(["mount", text(&other.mount_point), "-o", option]));
+    }
+    refused(&other, 2, "not in this version", || other.run(["mount", text(&other.mount_point), "-o", "xattr"]));
     let many = other.run(["mount", "lab", text(&other.mount_point), "more"]);
     assert_eq!((many.code(), many.text().as_str()), (2, ""));
     assert!(!is_mounted(&other.mount_point));
@@ -307,11 +317,11 @@ fn a_settings_file_with_a_mistake_says_where() {
     let network = Network::new();
     let node = network.member("node");
     node.settings("cache.rams = 3\n");
-    refused(&node, 2, "rams", || node.run(["config"]));
+    refused(&node, 2, "rams", || node.run(["config", "check"]));
     refused(&node, 2, "rams", || node.run(["daemon"]));
     refused(&node, 2, "rams", || node.run(["mount", text(&node.mount_point)]));
     node.settings("cache.ram = \"many\"\n");
-    refused(&node, 2, "many", || node.run(["config"]));
+    refused(&node, 2, "many", || node.run(["config", "check"]));
 }
 
 /// Mounts with a tracker that is not there; returns the note and how long the mount took.

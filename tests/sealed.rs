@@ -1,5 +1,8 @@
 //! What is on disk: it tells nothing, and what was altered is noticed, fetched again, and never served.
 
+// clippy.toml lets only test functions unwrap, and all of this file is tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs::{self, File, OpenOptions};
@@ -256,7 +259,8 @@ fn a_bit_flipped_in_any_cached_record_is_noticed_fetched_again_and_never_served(
     all.restart(|_| {});
     all.read();
     let stats = all.reader.status().cache;
-    assert_eq!((stats.damaged, stats.loads), (0, record_count));
+    // Some may have been read twice, where the kernel's read-ahead and the daemon's met.
+    assert!(stats.damaged == 0 && stats.loads >= record_count, "{stats:?}");
     assert!(all.reader.transfers().is_empty());
     drop(all.network);
 }
@@ -283,17 +287,15 @@ fn a_bit_flipped_in_what_proves_a_cached_file_costs_nothing_but_time() {
 #[test]
 fn a_bit_flipped_under_a_running_daemon_is_noticed_too() {
     let records = Records { size: 9 * MIB + 1 };
-    // Little RAM, so that the disk is read.
-    let mut all = Cached::new(records.size, 0, "cache.ram = \"1M\"\n");
+    let mut all = Cached::new(records.size, 0, "");
+    // Nothing is in RAM, and the daemon runs.
+    all.restart(|_| {});
     let file = writable(&records.file(&all.reader));
-    for index in (0..records.chunks()).step_by(2) {
-        flip(&file, records.chunk(index), index);
-    }
-    all.reader.mount();
+    let flipped = (0..records.chunks()).step_by(2);
+    flipped.clone().for_each(|index| flip(&file, records.chunk(index), index));
     all.read();
-    let damaged = all.reader.status().cache.damaged;
-    // A chunk or four may have been in RAM.
-    assert!((records.chunks() / 2 - 4..=records.chunks() / 2 + 1).contains(&damaged), "{damaged}");
+    let stats = all.reader.status().cache;
+    assert_eq!(stats.damaged, flipped.count() as u64);
     cached(&all.reader, "big");
 }
 

@@ -1,5 +1,8 @@
 //! Shares: what of a folder is published, where it appears, and how soon changes are seen elsewhere.
 
+// clippy.toml lets only test functions unwrap, and all of this file is tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::ffi::OsStr;
@@ -210,6 +213,8 @@ fn a_share_that_vanishes_offers_nothing_until_it_is_back() {
     let network = Network::new();
     let share = network.path("share");
     text_file(&share.join("file"), "here");
+    // Old enough to be known by its times when it is back.
+    std::thread::sleep(Duration::from_millis(500));
     let mut source = network.source("source", &share);
     let reader = network.node("reader");
     reader.sees("file", 1);

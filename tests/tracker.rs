@@ -1,5 +1,8 @@
 //! The tracker helps nodes to find each other, and everything goes on while it is away.
 
+// clippy.toml lets only test functions unwrap, and all of this file is tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,8 @@
 //! What can be seen of a network from outside: of its traffic, and by those who don't hold its key.
 
+// clippy.toml lets only test functions unwrap, and all of this file is tests.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::{Read, Write};
@@ -12,6 +15,7 @@ use common::contents::{MIB, hash_of, marked_file, random_file, text_file};
 use common::process::tool;
 use common::relay::Relay;
 use common::search::{found_in, markers};
+use common::wait::until;
 use common::{Network, Node};
 use flashget::base::ids::ContentId;
 use flashget::net::dial::dial;
@@ -246,6 +250,7 @@ fn a_network_gets_nothing_of_another_one_that_a_node_is_in_too() {
     both.run(["mount", both.mount_point.to_str().unwrap()]).refused(2, "first, second");
     both.mount_with(&["first"]);
     assert_eq!(hash_of(&both.mount_point.join("cached.bin")), cached_hash);
+    until("it is in the cache", || both.stat_in(Some("first"), "cached.bin").unwrap().cached_percent == 100);
     both.run(["ls"]).refused(2, "first, second");
     assert_eq!(both.json(["ls", "--network", "second"])["entries"][0]["path"], "second-only.txt");
 

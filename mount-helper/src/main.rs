@@ -3,6 +3,7 @@
 
 mod args;
 mod command;
+mod known;
 mod options;
 
 use std::io::Write;
@@ -24,20 +25,21 @@ Usage: mount.flashget NETWORK DIR [-sfnvhV] [-o OPTIONS] [-t TYPE]
   -o OPTIONS  comma-separated:
                 ro                  as it always is
                 allow_other         other users may read too
-                uid=, gid=, umask=  who owns the entries, and which permissions they lack
+                noexec | exec       nothing in it may be executed | may be
+                uid=, gid=, umask=  who the entries belong to, and which permissions they lack
                 soft | hard         reads of what has no source end with an error | wait
-                timeo=TIME          after which a soft read ends
+                timeo=SECONDS       after which a soft read ends
+                window=SIZE         how far flashget reads ahead
+                read_ahead_kb=KIB   how far the kernel reads ahead
+                xattr               not in this version
                 linger=TIME         how long an entry stays after its last source went
                 cache_size=SIZE     of the sealed cache on disk
-                read_ahead_kb=KIB   how far the kernel reads ahead
-                window=SIZE         how far flashget reads ahead
-                xattr               tell a file's state in its extended attributes
-                keyfile=PATH        what unlocks the vault
+                keyfile=FILE        what unlocks the vault
                 tracker=HOST:PORT   one more tracker; may be repeated
                 peer=ADDR:PORT      a peer to try even when no tracker names it; may be repeated
                 home=DIR            the home of the daemon that mounts
-              What mount(8), systemd and desktops add (rw, defaults, _netdev, nofail, noauto, user, x-*, comment=,
-              nosuid, noatime ...) is accepted.
+              What mount(8), systemd and desktops add (rw, defaults, _netdev, nofail, noauto, x-*, comment=, nosuid,
+              noatime ...) is accepted; user and users imply noexec.
   -s          ignore unknown options
   -f          check everything, mount nothing
   -n          accepted, without effect

@@ -5,67 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// Accepted without effect. Some are for those who read fstab (mount(8) with `-a`, systemd, a desktop); the others ask for
-/// what holds anyhow: nothing can be written, no entry is a device or changes the user, times of access are not kept.
-const IGNORED: &[&str] = &[
-    "_netdev",
-    "async",
-    "atime",
-    "auto",
-    "comment",
-    "defaults",
-    "dev",
-    "diratime",
-    "dirsync",
-    "exec",
-    "group",
-    "helper",
-    "iversion",
-    "lazytime",
-    "loud",
-    "mand",
-    "noatime",
-    "noauto",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "nofail",
-    "nogroup",
-    "noiversion",
-    "nolazytime",
-    "nomand",
-    "noowner",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nouser",
-    "nousers",
-    "owner",
-    "relatime",
-    "rw",
-    "silent",
-    "strictatime",
-    "suid",
-    "sync",
-    "uhelper",
-    "user",
-    "users",
-];
-
-/// Handed to `flashget mount` as they are, without a value ...
-const FLAGS: &[&str] = &["allow_other", "hard", "ro", "soft", "xattr"];
-
-/// ... and with one.
-const VALUES: &[&str] =
-    &["cache_size", "gid", "keyfile", "linger", "peer", "read_ahead_kb", "timeo", "tracker", "uid", "umask", "window"];
-
-/// These may be given several times, each adding to the others. Of all others the last one counts, so that mount(8)'s `-o`
-/// overrides fstab.
-const REPEATED: &[&str] = &["peer", "tracker"];
-
-/// Values that are paths. mount(8) calls its helpers from wherever it is, so a relative path would mean something else
-/// each time.
-const PATHS: &[&str] = &["home", "keyfile"];
+use crate::known::{BY_USERS, FLAGS, IGNORED, NOT_YET, PATHS, REPEATED, VALUES};
 
 /// What `flashget mount` is to be told.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -88,6 +28,8 @@ impl Mapped {
 pub enum OptionError {
     /// Nobody knows it.
     Unknown(String),
+    /// A later version may know it.
+    NotYet(String),
     /// It needs a value and has none.
     NeedsValue(String),
     /// It has a value and takes none.
@@ -108,6 +50,7 @@ impl fmt::Display for OptionError {
             Self::Unknown(name) => {
                 write!(f, "unknown option '{name}' (mount.flashget --help lists those that it knows)")
             }
+            Self::NotYet(name) => write!(f, "option '{name}' is not in this version: leave it out"),
             Self::NeedsValue(name) => write!(f, "option '{name}' needs a value: {name}=..."),
             Self::TakesNoValue(name) => write!(f, "option '{name}' takes no value"),
             Self::RelativePath(name) => write!(f, "option '{name}' needs an absolute path, one that begins with /"),
@@ -133,7 +76,10 @@ pub fn map(options: &OsStr, sloppy: bool) -> Result<Mapped, OptionError> {
         match classify(name) {
             Class::Ignored => {}
             Class::Remount => return Err(OptionError::Remount),
-            Class::Unknown if sloppy => {}
+            Class::Unknown | Class::NotYet if sloppy => {}
+            Class::NotYet => return Err(OptionError::NotYet(show(name))),
+            Class::ByUsers => put(&mut passed, "noexec", "noexec".into()),
+            Class::Exec => passed.retain(|(earlier, _)| *earlier != "noexec"),
             Class::Unknown => return Err(OptionError::Unknown(show(name))),
             Class::Home => mapped.home = Some(OsString::from_vec(checked("home", value)?.to_vec())),
             Class::Flag(name) => {
@@ -162,6 +108,9 @@ enum Class {
     Value(&'static str),
     Home,
     Remount,
+    ByUsers,
+    Exec,
+    NotYet,
     Unknown,
 }
 
@@ -171,6 +120,12 @@ fn classify(name: &[u8]) -> Class {
         Class::Home
     } else if name == b"remount" {
         Class::Remount
+    } else if name == b"exec" {
+        Class::Exec
+    } else if find(BY_USERS).is_some() {
+        Class::ByUsers
+    } else if find(NOT_YET).is_some() {
+        Class::NotYet
     } else if let Some(name) = find(FLAGS) {
         Class::Flag(name)
     } else if let Some(name) = find(VALUES) {

@@ -16,9 +16,33 @@ fn passed(options: &str) -> Vec<String> {
 fn an_fstab_line_leaves_what_concerns_flashget() {
     let line = "rw,noexec,nosuid,nodev,_netdev,nofail,noauto,user=ann,x-systemd.automount,x-systemd.idle-timeout=1min,\
                 X-mount.mkdir,comment=lab files,home=/srv/fg,uid=1000,umask=022,allow_other";
-    assert_eq!(passed(line), ["uid=1000", "umask=022", "allow_other"]);
+    assert_eq!(passed(line), ["noexec", "uid=1000", "umask=022", "allow_other"]);
     assert_eq!(mapped(line).unwrap().home, Some("/srv/fg".into()));
-    assert_eq!(mapped(line).unwrap().joined(), Some("uid=1000,umask=022,allow_other".into()));
+    assert_eq!(mapped(line).unwrap().joined(), Some("noexec,uid=1000,umask=022,allow_other".into()));
+}
+
+#[test]
+fn noexec_had_no_effect() {
+    for (options, noexec) in [
+        ("noexec", true),
+        ("user", true),
+        ("users,nosuid", true),
+        ("user=ann", true),
+        ("exec,user", true),
+        ("user,exec", false),
+        ("noexec,exec", false),
+        ("exec", false),
+        ("owner,group,nouser,defaults", false),
+    ] {
+        assert_eq!(passed(options), if noexec { vec!["noexec"] } else { vec![] }, "{options}");
+    }
+}
+
+#[test]
+fn what_is_not_there_yet_is_refused_by_name() {
+    let error = mapped("ro,xattr").unwrap_err();
+    assert!(error.to_string().contains("'xattr' is not in this version"), "{error}");
+    assert_eq!(map(OsStr::new("ro,xattr"), true).unwrap().passed, ["ro"]);
 }
 
 #[test]

@@ -1,20 +1,41 @@
-//! Identities: who a node is, which network it belongs to, and what a file is.
+//! Identities: who a node is, which network it belongs to, and what a file is. In JSON they are hexadecimal text, as they
+//! are printed everywhere else; in MessagePack (the wire, files) 32 bytes.
 
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A 32-byte value that is not what it should be: the text form did not parse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected 64 hexadecimal digits")]
 pub struct BadHex;
 
+fn parse_hex(text: &str) -> Result<[u8; 32], BadHex> {
+    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| BadHex)?;
+    bytes.try_into().map_err(|_| BadHex)
+}
+
+struct HexVisitor;
+
+impl Visitor<'_> for HexVisitor {
+    type Value = [u8; 32];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("64 hexadecimal digits")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<[u8; 32], E> {
+        parse_hex(text).map_err(E::custom)
+    }
+}
+
 macro_rules! hex_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub struct $name(#[serde(with = "serde_bytes")] pub [u8; 32]);
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 32]);
 
         impl $name {
             /// The first `digits` hexadecimal digits: enough to tell two apart in a log or a table.
@@ -37,14 +58,27 @@ macro_rules! hex_id {
             }
         }
 
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                if to.is_human_readable() { to.collect_str(self) } else { to.serialize_bytes(&self.0) }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                if from.is_human_readable() {
+                    from.deserialize_str(HexVisitor).map(Self)
+                } else {
+                    serde_bytes::deserialize(from).map(Self)
+                }
+            }
+        }
+
         impl FromStr for $name {
             type Err = BadHex;
 
             fn from_str(text: &str) -> Result<Self, BadHex> {
-                let bytes = data_encoding::HEXLOWER_PERMISSIVE
-                    .decode(text.as_bytes())
-                    .map_err(|_| BadHex)?;
-                Ok(Self(bytes.try_into().map_err(|_| BadHex)?))
+                parse_hex(text).map(Self)
             }
         }
     };
@@ -88,5 +122,27 @@ mod tests {
         assert_eq!(root.short(4), "abab");
         assert!("abc".parse::<Root>().is_err());
         assert!("zz".repeat(32).parse::<Root>().is_err());
+    }
+
+    #[test]
+    fn ids_were_arrays_of_numbers_in_json() {
+        let content = ContentId { root: Root([0xab; 32]), size: 7 };
+        let json = serde_json::to_string(&content).unwrap();
+        assert_eq!(json, format!(r#"{{"root":"{}","size":7}}"#, "ab".repeat(32)));
+        assert_eq!(serde_json::from_str::<ContentId>(&json).unwrap(), content);
+        assert_eq!(serde_json::from_value::<ContentId>(serde_json::to_value(content).unwrap()).unwrap(), content);
+        for wrong in [r#""abcd""#, r#""""#, "[1, 2]", "null"] {
+            assert!(serde_json::from_str::<NodeId>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn in_messagepack_an_id_is_32_bytes() {
+        let node = NodeId([0xcd; 32]);
+        let packed = rmp_serde::to_vec(&node).unwrap();
+        assert_eq!(packed, [&[0xc4, 32][..], &[0xcd; 32]].concat());
+        assert_eq!(rmp_serde::from_slice::<NodeId>(&packed).unwrap(), node);
+        assert!(rmp_serde::from_slice::<NodeId>(&[&[0xc4, 31][..], &[0xcd; 31]].concat()).is_err());
+        assert!(rmp_serde::from_slice::<NodeId>(&rmp_serde::to_vec(&"cd".repeat(32)).unwrap()).is_err());
     }
 }

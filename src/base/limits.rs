@@ -21,18 +21,25 @@ pub const MAX_FRAME: usize = 4 * 1024 * 1024;
 pub const CATALOG_PART: usize = 1024 * 1024;
 /// Entries in one node's catalog: what one share can sensibly publish; a hostile peer can't fill memory beyond it.
 pub const MAX_CATALOG_ENTRIES: usize = 4_000_000;
-/// Requests that one peer may have open with us at once; more are a protocol violation.
+/// Requests that one peer may have open with us at once, from when they come until their answers have been written; more
+/// are a protocol violation.
 pub const MAX_REQUESTS_PER_PEER: usize = 1024;
+/// Requests that we have open with one peer; more wait. Well below what the peer allows, for it still counts those that
+/// we have cancelled, or whose answers we have just read.
+pub const MAX_ASKED: usize = 768;
 
 /// A handshake must be over in this time, or its connection is closed.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes in progress at once on a listening port; more wait in the kernel's backlog.
+/// Handshakes in progress at once on a listening port; a connection beyond that is closed without a word, so that a flood
+/// of them takes no more than this and whoever is turned away learns it at once, and tries again.
 pub const MAX_HANDSHAKES: usize = 256;
 /// Sessions on a node's listening port.
 pub const MAX_SESSIONS: usize = 4096;
 /// A TCP connection to a peer must be there in this time.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A session without a frame for this long is asked for a sign of life.
+/// Pause between the answer to one ping and the next: each session is pinged, also a busy one, for pings measure its round
+/// trip too.
 pub const KEEPALIVE: Duration = Duration::from_secs(5);
-/// A session without a frame for this long is closed: the peer is gone.
+/// A session on which a ping has had no answer for this long, and nothing else came in that time, is closed: the peer is
+/// gone. One that brings anything has only a long queue.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(15);

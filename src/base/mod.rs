@@ -7,5 +7,6 @@ pub mod escape;
 pub mod ids;
 pub mod limits;
 pub mod names;
+pub mod pool;
 pub mod ranges;
 pub mod tree;

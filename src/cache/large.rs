@@ -16,6 +16,7 @@ use super::layout::{GROUP_BASE, GROUP_LIST, Layout, OVERHEAD, PAGE};
 use crate::base::chunks::{chunk_count, chunk_len, group_chunks};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, SubtreeHash};
+use crate::base::pool::Buffer;
 use crate::base::ranges::Ranges;
 use crate::vault::block::{BlockKey, sealed_len};
 use crate::vault::keys::ContentKey;
@@ -200,22 +201,23 @@ impl LargeFiles {
     /// Reads one record of at most `len` sealed bytes.
     fn read(&self, content: ContentId, at: u64, len: u64, index: u64) -> io::Result<Record> {
         let opened = self.opened(content, false)?;
-        let mut record: Vec<u8> = Vec::with_capacity(len as usize);
-        while (record.len() as u64) < len {
-            let offset = at + record.len() as u64;
-            if rustix::io::pread(&opened.file, rustix::buffer::spare_capacity(&mut record), offset)? == 0 {
-                break;
+        let mut buffer = Buffer::new(len as usize);
+        let mut got = 0;
+        while got < len as usize {
+            match rustix::io::pread(&opened.file, &mut buffer.as_mut()[got..], at + got as u64)? {
+                0 => break,
+                more => got += more,
             }
         }
-        record.truncate(len as usize);
+        let record = &mut buffer.as_mut()[..got];
         if record.is_empty() || record.iter().take(OVERHEAD as usize).all(|&byte| byte == 0) {
             return Ok(Record::Absent);
         }
-        let Some(plain_len) = sealed_len(&record) else { return Ok(Record::Damaged) };
-        match opened.key.open(index, &mut record) {
+        let Some(plain_len) = sealed_len(record) else { return Ok(Record::Damaged) };
+        match opened.key.open(index, record) {
             Ok(opened_len) if opened_len == plain_len => {
                 let from = crate::vault::block::HEADER;
-                Ok(Record::Plain(bytes::Bytes::from(record).slice(from..from + opened_len)))
+                Ok(Record::Plain(buffer.share(from..from + opened_len)))
             }
             _ => Ok(Record::Damaged),
         }

@@ -168,6 +168,11 @@ impl Cache {
         self.ram.insert((chunk.content(), chunk.index()), chunk.clone());
     }
 
+    /// Lets go of a chunk's plaintext: its reader has passed it.
+    pub fn let_go(&self, content: ContentId, index: u64) {
+        self.ram.invalidate(&(content, index));
+    }
+
     /// Keeps a chunk: in RAM at once, sealed on disk soon, unless the disk can't keep up. Never blocks.
     pub fn put(&self, chunk: &VerifiedChunk) {
         self.ram.insert((chunk.content(), chunk.index()), chunk.clone());

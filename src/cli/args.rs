@@ -95,9 +95,11 @@ pub enum Command {
         output: Output,
     },
     /// Fetch whole files and folders, from every peer that has them; goes on where an earlier run was interrupted
+    #[command(override_usage = "flashget get [OPTIONS] PATH... [DEST]")]
     Get {
-        /// PATH... [DEST]: paths in the view (or below a mount), and where to put them [default: here; - is stdout]
-        #[arg(required = true, value_names = ["PATH", "DEST"])]
+        /// Paths in the view (or below a mount), and last, if there are several, where to put them: a folder, or the name
+        /// of the one file; - is stdout [default: the current folder]
+        #[arg(required = true, value_name = "PATH", num_args = 1..)]
         what: Vec<PathBuf>,
         /// Which network, where the home has several
         #[arg(long)]
@@ -107,18 +109,18 @@ pub enum Command {
     },
     /// Show what is being fetched, each peer's part in it, and what limits it
     Transfers {
-        /// Again and again, until interrupted
+        /// Every second, until interrupted; with --json one object per line
         #[arg(long, short)]
         watch: bool,
         #[command(flatten)]
         output: Output,
     },
-    /// Show or change how much of the links is used, until the daemon ends
+    /// Show how much of the links may be used, or change it until the daemon ends (for good: [limits] in the settings)
     Limits {
-        /// Bytes per second to all peers together, such as 10M; 0 lifts the limit
+        /// Bytes per second to all peers together, such as 10M; 0: no limit
         #[arg(long, value_name = "RATE")]
         upload: Option<String>,
-        /// Bytes per second from all peers together; 0 lifts the limit
+        /// Bytes per second from all peers together; 0: no limit
         #[arg(long, value_name = "RATE")]
         download: Option<String>,
         /// Chunks that are served at once; 0: as many as the rate asks for
@@ -134,14 +136,21 @@ pub enum Command {
     },
     /// End the daemon
     Stop,
-    /// Check the settings file
-    #[command(subcommand_required = false)]
-    Config,
+    /// Look after the settings file
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print completions for a shell
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+/// `flashget config`
+#[derive(Subcommand, Clone, Debug)]
+pub enum ConfigCommand {
+    /// Check the settings file: says what is wrong, and in which line
+    Check,
 }
 
 /// `flashget network`
@@ -242,6 +251,12 @@ pub struct DaemonArgs {
     /// A peer to try even when no tracker names it; may be given several times
     #[arg(long = "peer", value_name = "ADDR:PORT")]
     pub peers: Vec<SocketAddr>,
+    /// A tracker to ask beside those of the networks' invites; may be given several times
+    #[arg(long = "tracker", value_name = "HOST:PORT")]
+    pub trackers: Vec<String>,
+    /// How long an entry stays after its last source went, such as 5m [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    pub linger: Option<String>,
     /// Bytes of the sealed cache on disk, such as 20G [default: a tenth of the file system, at most 20G]
     #[arg(long, value_name = "SIZE")]
     pub cache_size: Option<String>,
@@ -271,9 +286,8 @@ pub struct MountArgs {
     /// [NETWORK] DIR: which network (needed only where the home has several), and where
     #[arg(num_args = 1..=2, required = true, value_names = ["NETWORK", "DIR"])]
     pub what: Vec<PathBuf>,
-    /// Options, separated by commas: ro, allow_other, uid=, gid=, umask=, soft, hard, timeo=SECONDS, window=SIZE,
-    /// read_ahead_kb=, cache_size=SIZE, keyfile=FILE
-    #[arg(short = 'o', value_name = "OPTIONS")]
+    /// Options, separated by commas
+    #[arg(short = 'o', value_name = "OPTIONS", long_help = super::options::HELP)]
     pub options: Vec<String>,
     #[command(flatten)]
     pub output: Output,

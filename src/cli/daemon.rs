@@ -13,7 +13,7 @@ use crate::control::{ControlError, ErrorCode};
 use crate::node::tracker::Tracker;
 use crate::node::{Node, NodeConfig};
 use crate::settings::file::Settings;
-use crate::settings::units::{Size, parse_size};
+use crate::settings::units::{Size, Span, parse_duration, parse_size};
 
 /// What a daemon that `mount` started prints when it can be asked.
 pub const READY: &str = "ready";
@@ -48,6 +48,10 @@ fn with_flags(mut settings: Settings, args: &DaemonArgs) -> Result<Settings, Con
     node.advertise = args.advertise.or(node.advertise);
     node.name = args.name.clone().or(node.name.take());
     node.peers.extend(&args.peers);
+    node.trackers.extend(args.trackers.iter().cloned());
+    if let Some(linger) = &args.linger {
+        settings.mount.linger = Span(parse_duration(linger).map_err(ControlError::invalid)?);
+    }
     if let Some(size) = &args.cache_size {
         settings.cache.disk = Some(Size(parse_size(size).map_err(ControlError::invalid)?));
     }

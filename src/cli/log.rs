@@ -22,8 +22,9 @@ pub fn is_json(args: &LogArgs, settings: &LogSettings) -> bool {
 /// Starts logging as the flags say, or else the settings.
 pub fn start(args: &LogArgs, settings: &LogSettings) -> Result<(), ControlError> {
     let level = args.log_level.as_deref().unwrap_or(&settings.level);
-    // At its level of information fuser names the folders that are mounted on: only who asks for that gets it.
-    let filter = EnvFilter::try_new(format!("fuser=warn,{level}"))
+    // At its level of information fuser names the folders that are mounted on, and its warnings tell of calls that are
+    // left to the kernel on purpose: only who asks for that gets it.
+    let filter = EnvFilter::try_new(format!("fuser=error,{level}"))
         .map_err(|error| ControlError::invalid(format!("'{level}' is not a log level or filter: {error}")))?;
     let registry = tracing_subscriber::registry().with(filter);
     let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

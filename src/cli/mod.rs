@@ -26,7 +26,7 @@ use crate::settings::file::Settings;
 use crate::settings::home::Home;
 use crate::settings::units::parse_size;
 
-use args::{Args, Command, NetworkCommand, Output, ShareCommand};
+use args::{Args, Command, ConfigCommand, NetworkCommand, Output, ShareCommand};
 
 /// Parses the arguments and does what they say.
 pub fn run() -> ExitCode {
@@ -89,7 +89,7 @@ fn carry_out(args: &Args) -> Result<(), ControlError> {
             clap_complete::generate(*shell, &mut command, "flashget", &mut std::io::stdout());
             Ok(())
         }
-        Command::Config => {
+        Command::Config(ConfigCommand::Check) => {
             context.settings()?;
             println!("the settings are in order");
             Ok(())
@@ -109,7 +109,8 @@ fn view_path(path: &std::path::Path) -> PathText {
 /// How often `--watch` looks.
 const WATCH: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Prints transfers again and again: on a terminal over what was there, in a pipe one after the other.
+/// Prints transfers again and again, until nobody reads them any more: on a terminal over what was there, in a pipe one
+/// after the other, as JSON a line each.
 fn watch_transfers(context: &Context, output: Output) -> Result<(), ControlError> {
     use std::io::IsTerminal;
     let over = std::io::stdout().is_terminal() && !output.json;
@@ -119,13 +120,18 @@ fn watch_transfers(context: &Context, output: Output) -> Result<(), ControlError
             // Clears the screen and goes to its upper left corner (ECMA-48).
             print!("\x1b[2J\x1b[H");
         }
-        print(output, &report)?;
+        let text = if output.json { show::json_line(&report)? } else { show::text(&report) };
+        if !show::write(&text)? {
+            return Ok(());
+        }
         std::thread::sleep(WATCH);
     }
 }
 
 fn print(output: Output, report: &Report) -> Result<(), ControlError> {
-    show::report(output.json, report)
+    let text = if output.json { show::json(report)? } else { show::text(report) };
+    // If nobody reads it, whoever did has read enough.
+    show::write(&text).map(drop)
 }
 
 fn network(context: &Context, command: &NetworkCommand) -> Result<(), ControlError> {
@@ -135,6 +141,11 @@ fn network(context: &Context, command: &NetworkCommand) -> Result<(), ControlErr
         }
         NetworkCommand::Join { invite, output } => {
             let invite = match invite.as_str() {
+                "-" if from_stdin(context) => {
+                    let what =
+                        "the invite and the passphrase can't both come from stdin: put the passphrase into a file";
+                    return Err(ControlError::invalid(what));
+                }
                 "-" => read_line()?,
                 invite => invite.to_owned(),
             };
@@ -147,6 +158,11 @@ fn network(context: &Context, command: &NetworkCommand) -> Result<(), ControlErr
         NetworkCommand::Leave { name } => (Request::NetworkLeave { name: name.clone() }, Output::default()),
     };
     print(output, &ask::daemon_or_home(context, &request)?)
+}
+
+/// True if the passphrase is read from stdin.
+fn from_stdin(context: &Context) -> bool {
+    context.args.passphrase_file.as_deref() == Some(std::path::Path::new("-"))
 }
 
 /// The longest invite, with room to spare.

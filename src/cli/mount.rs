@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::args::MountArgs;
-use super::options::{self, MountOptions};
+use super::options::{self, DaemonOptions};
 use super::unlock::unlock;
 use super::{Context, absolute, ask, print};
 use crate::control::client::Client;
-use crate::control::{ControlError, ErrorCode, Request};
+use crate::control::{ControlError, ErrorCode, Report, Request};
 use crate::fuse::mount::unmount;
 use crate::node::wrong;
 use crate::share::mounts::flashget_mounts;
@@ -35,37 +35,40 @@ pub fn mount(context: &Context, args: &MountArgs) -> Result<(), ControlError> {
     };
     let options = options::parse(&args.options)?;
     let request = Request::Mount { network, dir: absolute(dir)?, options: options.request.clone() };
-    let mut client = match ask::connect(context)? {
-        Some(client) => {
-            refuse_changes(&options)?;
-            client
-        }
-        None => start_daemon(context, &options)?,
+    let (mut client, started) = match ask::connect(context)? {
+        Some(client) => (client, false),
+        None => start_daemon(context, &options.daemon)?,
     };
+    if !started {
+        refuse_changes(&mut client, &options.daemon)?;
+    }
     let report = client.call(&request, &mut |_| {})?;
     print(args.output, &report)
 }
 
-/// What concerns the whole daemon can't be changed by a mount.
-fn refuse_changes(options: &MountOptions) -> Result<(), ControlError> {
-    let given = [
-        ("cache_size", options.cache_size.is_some()),
-        ("keyfile", options.keyfile.is_some()),
-        ("peer", !options.peers.is_empty()),
-    ];
-    match given.iter().find(|(_, given)| *given) {
+/// What concerns the whole daemon can't be changed by a mount; the values that it has may be named.
+fn refuse_changes(client: &mut Client, options: &DaemonOptions) -> Result<(), ControlError> {
+    if *options == DaemonOptions::default() {
+        return Ok(());
+    }
+    let Report::Status(status) = client.call(&Request::Status, &mut |_| {})? else {
+        return Err(ControlError::failed("an answer of another version of flashget"));
+    };
+    match options.differs(&status.settings) {
         None => Ok(()),
-        Some((name, _)) => {
+        Some(name) => {
             let what = format!(
-                "a daemon is running already, and {name} concerns all of it: run flashget stop first, or leave it out"
+                "a daemon is running already with another {name}, which concerns all of it: run flashget stop first, or \
+                 leave it out"
             );
             Err(ControlError::new(ErrorCode::Conflict, what))
         }
     }
 }
 
-/// Starts a daemon that ends once nothing needs it, and waits until it can be asked.
-fn start_daemon(context: &Context, options: &MountOptions) -> Result<Client, ControlError> {
+/// Starts a daemon that ends once nothing needs it, and waits until it can be asked. False if somebody else has started
+/// one at this moment.
+fn start_daemon(context: &Context, options: &DaemonOptions) -> Result<(Client, bool), ControlError> {
     let mut context = Context { home: context.home.clone(), args: context.args.clone() };
     if let Some(keyfile) = &options.keyfile {
         context.args.keyfile = Some(keyfile.clone());
@@ -88,11 +91,17 @@ fn start_daemon(context: &Context, options: &MountOptions) -> Result<Client, Con
         Unlock::KeyFile(file) => command.arg("--keyfile").arg(std::path::absolute(file).map_err(ControlError::failed)?),
     };
     command.arg("daemon").arg("--for-mount");
-    if let Some(size) = &options.cache_size {
-        command.arg("--cache-size").arg(size);
+    if let Some(size) = options.cache_size {
+        command.arg("--cache-size").arg(size.to_string());
+    }
+    if let Some(linger) = options.linger {
+        command.arg("--linger").arg(format!("{}ms", linger.as_millis()));
     }
     for peer in &options.peers {
-        command.arg("--peer").arg(peer);
+        command.arg("--peer").arg(peer.to_string());
+    }
+    for tracker in &options.trackers {
+        command.arg("--tracker").arg(tracker);
     }
     context.home.create().map_err(wrong)?;
     let log = open_log(&context.home.log_file())
@@ -111,12 +120,14 @@ fn start_daemon(context: &Context, options: &MountOptions) -> Result<Client, Con
         BufReader::new(stdout).read_line(&mut line).map_err(ControlError::failed)?;
     }
     if line.trim() == super::daemon::READY {
-        return connect_soon(&context, Duration::ZERO)?
-            .ok_or_else(|| ControlError::failed("the daemon ended right after it had started: see its log"));
+        let gone = || ControlError::failed("the daemon ended right after it had started: see its log");
+        return Ok((connect_soon(&context, Duration::ZERO)?.ok_or_else(gone)?, true));
     }
     match serde_json::from_str::<ControlError>(&line) {
         // Somebody else was quicker.
-        Ok(error) if error.code == ErrorCode::Conflict => connect_soon(&context, OTHERS_START)?.ok_or(error),
+        Ok(error) if error.code == ErrorCode::Conflict => {
+            Ok((connect_soon(&context, OTHERS_START)?.ok_or(error)?, false))
+        }
         Ok(error) => Err(error),
         Err(_) => {
             let log = context.home.log_file();

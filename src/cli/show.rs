@@ -20,19 +20,26 @@ use crate::settings::units::show_size;
 use crate::swarm::quarantine::QuarantineReport;
 use crate::swarm::report::{Limit, TransferState};
 
-/// Prints a report; as JSON if asked for: lists in an object under their name, single things as they are.
-pub fn report(as_json: bool, report: &Report) -> Result<(), ControlError> {
-    let text = if as_json {
-        let json = serde_json::to_string_pretty(&to_json(report)?).map_err(ControlError::failed)?;
-        json + "\n"
-    } else {
-        to_text(report)
-    };
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever read it has read enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(ControlError::failed),
+/// Prints to stdout. False if nobody reads it any more.
+pub fn write(text: &str) -> Result<bool, ControlError> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(ControlError::failed(error)),
     }
+}
+
+/// As JSON for programs, indented: lists in an object under their name, single things as they are.
+pub fn json(report: &Report) -> Result<String, ControlError> {
+    let json = serde_json::to_string_pretty(&to_json(report)?).map_err(ControlError::failed)?;
+    Ok(json + "\n")
+}
+
+/// The same in one line, where more follow.
+pub fn json_line(report: &Report) -> Result<String, ControlError> {
+    let json = serde_json::to_string(&to_json(report)?).map_err(ControlError::failed)?;
+    Ok(json + "\n")
 }
 
 fn to_json(report: &Report) -> Result<Value, ControlError> {
@@ -54,7 +61,8 @@ fn to_json(report: &Report) -> Result<Value, ControlError> {
     })
 }
 
-fn to_text(report: &Report) -> String {
+/// For people.
+pub fn text(report: &Report) -> String {
     match report {
         Report::Done => String::new(),
         Report::Invite(line) => format!("{line}\n"),
@@ -376,5 +384,17 @@ pub fn share_progress() -> impl FnMut(Event) {
         } else {
             bar.set_message("scanning");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_watched_is_one_object_per_line() {
+        let none = Report::Transfers(Vec::new());
+        assert_eq!(json_line(&none).unwrap(), "{\"transfers\":[]}\n");
+        assert_eq!(json(&none).unwrap(), "{\n  \"transfers\": []\n}\n");
     }
 }

@@ -1,5 +1,7 @@
 //! What a daemon answers. Every type is JSON for programs; the command line turns it into tables for people.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::text::PathText;
@@ -126,6 +128,9 @@ pub struct StatusReport {
     pub listen: String,
     /// It ends by itself when it has neither mount nor share.
     pub ends_when_idle: bool,
+    /// What mount options can only say when they start the daemon.
+    #[serde(default)]
+    pub settings: DaemonSettings,
     /// Its networks.
     pub networks: Vec<NetworkReport>,
     /// What it offers.
@@ -134,6 +139,21 @@ pub struct StatusReport {
     pub mounts: Vec<MountReport>,
     /// The sealed cache.
     pub cache: CacheStats,
+}
+
+/// What a daemon runs with, as far as mount options name it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DaemonSettings {
+    /// Bytes that the sealed cache may take on disk.
+    pub cache_size: u64,
+    /// What unlocked the vault, if it was a key file.
+    pub keyfile: Option<PathText>,
+    /// How long entries stay after their last source went, in milliseconds.
+    pub linger_ms: u64,
+    /// Peers that are tried even when no tracker names them.
+    pub peers: Vec<SocketAddr>,
+    /// Trackers that are asked, of whatever network.
+    pub trackers: Vec<String>,
 }
 
 /// One network of this home.

@@ -145,6 +145,8 @@ pub enum Request {
 pub struct MountRequest {
     /// Other users may enter.
     pub allow_other: bool,
+    /// Nothing in it may be executed.
+    pub noexec: bool,
     /// Owner that files seem to have.
     pub uid: Option<u32>,
     /// Group that files seem to have.

@@ -1,15 +1,20 @@
 //! The daemon's side of the local socket: a line of JSON per request; lines of JSON for events and the answer.
 //!
 //! Only the daemon's own user and root may connect: the socket is 0600, and the peer's credentials are checked too.
+//!
+//! A client may close its sending half when it has asked (`echo ... | socat`): it still gets its answer. Only one that
+//! has closed both halves is gone, and what it asked for is given up.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -122,6 +127,8 @@ impl Drop for Busy<'_> {
 async fn serve(stream: UnixStream, control: &dyn Control, busy: &watch::Sender<usize>) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     let own = rustix::process::geteuid().as_raw();
+    // Looked at apart from what is read and written, which has its own idea of readiness.
+    let watched = UnixStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?;
     let (from, mut to) = stream.into_split();
     let mut from = BufReader::new(from);
     if uid != own && uid != 0 {
@@ -134,46 +141,64 @@ async fn serve(stream: UnixStream, control: &dyn Control, busy: &watch::Sender<u
         if line.is_empty() {
             return Ok(());
         }
-        let _busy = Busy::new(busy);
-        let request: Request = match serde_json::from_slice(&line) {
-            Ok(request) => request,
-            Err(error) => {
-                let wrong = ControlError::invalid(format!("not a request: {error}"));
-                write(&mut to, &Line::Error(wrong)).await?;
-                if line.last() != Some(&b'\n') {
-                    return Ok(());
-                }
-                continue;
-            }
-        };
-        if let Request::Read { path, network } = &request {
-            match control.open(path, network.as_deref()).await {
-                Ok(opened) => send_file(&mut to, opened).await?,
-                Err(error) => write(&mut to, &Line::Error(error)).await?,
-            }
-            continue;
+        if line.len() as u64 == MAX_LINE && line.last() != Some(&b'\n') {
+            let wrong = ControlError::invalid(format!("a request is one line of at most {MAX_LINE} bytes"));
+            // Where the next request begins can't be told any more.
+            return write(&mut to, &Line::Error(wrong)).await;
         }
-        let (events, mut heard) = mpsc::channel(EVENTS);
-        let on_event = move |event| {
-            // A client that is slow misses some.
-            let _ = events.try_send(event);
-        };
-        let call = control.call(request, &on_event);
-        tokio::pin!(call);
-        let answer = loop {
-            tokio::select! {
-                answer = &mut call => break answer,
-                Some(event) = heard.recv() => write(&mut to, &Line::Event(event)).await?,
-                // A client that goes away does not wait any more; one that sends ahead is served in order.
-                gone = from.fill_buf() => if gone?.is_empty() { return Ok(()) } else { break (&mut call).await },
-            }
-        };
-        let line = match answer {
-            Ok(report) => Line::Ok(Box::new(report)),
-            Err(error) => Line::Error(error),
-        };
-        write(&mut to, &line).await?;
+        let _busy = Busy::new(busy);
+        tokio::select! {
+            answered = answer(&line, &mut to, control) => answered?,
+            () = gone(&watched) => return Ok(()),
+        }
     }
+}
+
+/// Returns once the client has closed both halves: it would not hear an answer.
+async fn gone(socket: &UnixStream) {
+    // An error means that the runtime is ending.
+    while let Ok(ready) = socket.ready(Interest::WRITABLE).await {
+        if ready.is_write_closed() {
+            return;
+        }
+        // Forgets that it can be written to, and so waits for the next change.
+        let _: io::Result<()> = socket.try_io(Interest::WRITABLE, || Err(io::ErrorKind::WouldBlock.into()));
+    }
+}
+
+/// Carries out one request, and writes what comes of it.
+async fn answer(line: &[u8], to: &mut OwnedWriteHalf, control: &dyn Control) -> io::Result<()> {
+    let request: Request = match serde_json::from_slice(line) {
+        Ok(request) => request,
+        Err(error) => {
+            let wrong = ControlError::invalid(format!("not a request: {error}"));
+            return write(to, &Line::Error(wrong)).await;
+        }
+    };
+    if let Request::Read { path, network } = &request {
+        return match control.open(path, network.as_deref()).await {
+            Ok(opened) => send_file(to, opened).await,
+            Err(error) => write(to, &Line::Error(error)).await,
+        };
+    }
+    let (events, mut heard) = mpsc::channel(EVENTS);
+    let on_event = move |event| {
+        // A client that is slow misses some.
+        let _ = events.try_send(event);
+    };
+    let call = control.call(request, &on_event);
+    tokio::pin!(call);
+    let answer = loop {
+        tokio::select! {
+            answer = &mut call => break answer,
+            Some(event) = heard.recv() => write(to, &Line::Event(event)).await?,
+        }
+    };
+    let line = match answer {
+        Ok(report) => Line::Ok(Box::new(report)),
+        Err(error) => Line::Error(error),
+    };
+    write(to, &line).await
 }
 
 /// Sends a file's bytes in order, as fast as they are taken.
@@ -203,3 +228,7 @@ async fn write(to: &mut (impl AsyncWriteExt + Unpin), line: &Line) -> io::Result
     json.push(b'\n');
     to.write_all(&json).await
 }
+
+#[cfg(test)]
+#[path = "socket_tests.rs"]
+mod tests;

@@ -11,6 +11,7 @@ use fuser::{
     ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::fs::files::{Attributes, Files, FolderEntry, FsError};
 use crate::reader::contents::ReadError;
@@ -29,6 +30,7 @@ pub struct Adapter {
     files: Arc<Files>,
     runtime: Handle,
     owner: Owner,
+    given_up: watch::Receiver<bool>,
 }
 
 /// Who files seem to belong to, and which permission bits they don't have.
@@ -55,9 +57,10 @@ fn errno(error: FsError) -> Errno {
 }
 
 impl Adapter {
-    /// Shows `files` as `owner`'s.
-    pub fn new(files: Arc<Files>, runtime: Handle, owner: Owner) -> Self {
-        Self { files, runtime, owner }
+    /// Shows `files` as `owner`'s. Once `given_up` is true every read fails, those that wait too: where the kernel only
+    /// detaches a mount that is in use (an ordinary user can't ask for more), it would otherwise live on.
+    pub fn new(files: Arc<Files>, runtime: Handle, owner: Owner, given_up: watch::Receiver<bool>) -> Self {
+        Self { files, runtime, owner, given_up }
     }
 
     fn attr(&self, attributes: &Attributes) -> FileAttr {
@@ -141,13 +144,20 @@ impl Filesystem for Adapter {
             Ok(handle) => handle,
             Err(error) => return reply.error(errno(error)),
         };
+        if *self.given_up.borrow() {
+            return reply.error(Errno::ENOTCONN);
+        }
         if let Some(bytes) = handle.read_now(offset, size as usize) {
             return reply.data(&bytes.contiguous());
         }
+        let mut given_up = self.given_up.clone();
         self.runtime.spawn(async move {
-            match handle.read(offset, size as usize).await {
-                Ok(bytes) => reply.data(&bytes.contiguous()),
-                Err(error) => reply.error(errno(error.into())),
+            tokio::select! {
+                read = handle.read(offset, size as usize) => match read {
+                    Ok(bytes) => reply.data(&bytes.contiguous()),
+                    Err(error) => reply.error(errno(error.into())),
+                },
+                Ok(_) = given_up.wait_for(|given_up| *given_up) => reply.error(Errno::ENOTCONN),
             }
         });
     }

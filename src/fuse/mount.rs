@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use rustix::fs::{Mode, OFlags};
@@ -35,6 +36,8 @@ pub struct MountConfig {
     pub source: String,
     /// Other users may enter.
     pub allow_other: bool,
+    /// Nothing in it may be executed.
+    pub noexec: bool,
     /// Who files seem to belong to; whoever runs this, if not said.
     pub owner: (Option<u32>, Option<u32>),
     /// Permission bits that files and folders don't have.
@@ -50,6 +53,8 @@ pub struct Mount {
     ended: watch::Receiver<bool>,
     /// Taken away by this process: what is mounted there now, if anything, is another one.
     detached: AtomicBool,
+    /// It was taken away by force: its reads fail from then on.
+    given_up: watch::Sender<bool>,
     read_ahead_kb: Option<u32>,
 }
 
@@ -68,7 +73,8 @@ impl Mount {
             gid: config.owner.1.unwrap_or_else(|| rustix::process::getegid().as_raw()),
             umask: config.umask,
         };
-        let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner);
+        let given_up = watch::channel(false).0;
+        let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner, given_up.subscribe());
         let session = open_session(adapter, &config)?;
         let (stale, work) = channel();
         let notifier = session.notifier();
@@ -83,7 +89,7 @@ impl Mount {
         })?;
         let follower = runtime.spawn(follow(view, files, stale));
         let read_ahead_kb = raise_read_ahead(&config);
-        Ok(Self { config, follower, ended, detached: AtomicBool::new(false), read_ahead_kb })
+        Ok(Self { config, follower, ended, detached: AtomicBool::new(false), given_up, read_ahead_kb })
     }
 
     /// How it was mounted.
@@ -108,6 +114,7 @@ impl Mount {
             return Ok(());
         }
         unmount(&self.config.point, force)?;
+        self.given_up.send_if_modified(|given_up| !std::mem::replace(given_up, force) && force);
         self.detached.store(true, Ordering::Release);
         Ok(())
     }
@@ -140,6 +147,9 @@ fn open_session(adapter: Adapter, config: &MountConfig) -> io::Result<Session<Ad
         MountOption::NoDev,
         MountOption::DefaultPermissions,
     ];
+    if config.noexec {
+        options.mount_options.push(MountOption::NoExec);
+    }
     Session::new(adapter, &config.point, &options)
 }
 
@@ -160,7 +170,8 @@ fn mount_as_root(config: &MountConfig) -> io::Result<Option<OwnedFd>> {
     if config.allow_other {
         data.push_str(",allow_other");
     }
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::NOEXEC, config.noexec);
     match rustix::mount::mount(config.source.as_str(), &config.point, FS_TYPE, flags, CString::new(data)?.as_c_str()) {
         Ok(()) => Ok(Some(device)),
         // Root in a container without the right to mount: fusermount3 may be allowed to.
@@ -169,21 +180,56 @@ fn mount_as_root(config: &MountConfig) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Takes a mount away, whoever made it. Root does it itself, others by fusermount3.
+/// A mount that was in use a moment ago is tried again for this long: whoever closes the last file of it and unmounts in
+/// one breath (a script, a test) is sometimes quicker than the kernel lets go.
+const BUSY: (u32, Duration) = (20, Duration::from_millis(50));
+
+/// Takes a mount away, whoever made it; one that is in use stays, unless `force` is set. Blocks, for a second at most.
 pub fn unmount(point: &Path, force: bool) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match unmount_once(point, force) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < BUSY.0 => {
+                tries += 1;
+                std::thread::sleep(BUSY.1);
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Root does it itself, others by fusermount3.
+fn unmount_once(point: &Path, force: bool) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
         let flags = if force { UnmountFlags::DETACH | UnmountFlags::FORCE } else { UnmountFlags::empty() };
         return Ok(rustix::mount::unmount(point, flags | UnmountFlags::NOFOLLOW)?);
     }
+    // Once it is detached, the mount table does not tell any more which connection it was.
+    let connection = if force { connection_of(point) } else { None };
     let mut command = Command::new("fusermount3");
     command.arg(if force { "-uz" } else { "-u" }).arg("--").arg(point);
     let output = command.output()?;
     if output.status.success() {
+        if let Some(abort) = connection
+            && let Err(error) = std::fs::write(&abort, "1")
+        {
+            // Somebody else's mount, or one that has ended already.
+            tracing::debug!(%error, "the connection of a detached mount can't be ended");
+        }
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let kind = if said.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
     Err(io::Error::new(kind, said.trim().to_owned()))
+}
+
+/// What ends the connection of the mount on `point` for whoever writes to it, as its owner may: the kernel then answers all
+/// requests under way with an error. fusermount3 only detaches, and a read that waits would go on waiting.
+fn connection_of(point: &Path) -> Option<PathBuf> {
+    let mount = flashget_mounts().into_iter().rev().find(|mount| mount.point == point)?;
+    let (major, minor) = mount.device.split_once(':')?;
+    // Of an anonymous device, whose number is its minor one.
+    (major == "0").then(|| Path::new("/sys/fs/fuse/connections").join(minor).join("abort"))
 }
 
 /// Puts each new view in place and passes on what the kernel must forget.

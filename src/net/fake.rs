@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::handshake::Kind;
 use super::link::{LinkError, LinkStats, PeerAddr, PeerLink, RawChunk};
-use crate::base::chunks::{chunk_count, chunk_len, chunk_start};
+use crate::base::chunks::{CHUNK, chunk_count, chunk_len, chunk_start};
 use crate::base::ids::{ContentId, NetworkId, NodeId};
 use crate::base::ranges::Ranges;
 use crate::base::tree::{Manifest, manifest_of};
@@ -47,6 +47,8 @@ pub struct FakePeer {
     behaviour: Behaviour,
     heard: Mutex<Vec<Notice>>,
     asked: AtomicU64,
+    opened: AtomicU64,
+    rtt_micros: AtomicU64,
     received: AtomicU64,
     turn: tokio::sync::Mutex<()>,
     over: watch::Sender<bool>,
@@ -74,6 +76,8 @@ impl FakePeer {
             behaviour,
             heard: Mutex::default(),
             asked: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
+            rtt_micros: AtomicU64::new(100),
             received: AtomicU64::new(0),
             turn: tokio::sync::Mutex::new(()),
             over: watch::channel(false).0,
@@ -93,6 +97,26 @@ impl FakePeer {
     /// Chunk requests so far.
     pub fn asked(&self) -> u64 {
         self.asked.load(Ordering::SeqCst)
+    }
+
+    /// How often it was asked what it holds.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::SeqCst)
+    }
+
+    /// From now on its link tells this round trip.
+    pub fn is_away(&self, micros: u64) {
+        self.rtt_micros.store(micros, Ordering::SeqCst);
+    }
+
+    /// What comes with the opening: all of a small file, when it would bring it.
+    async fn content(&self) -> Result<Option<serde_bytes::ByteBuf>, LinkError> {
+        let content = self.manifest.content();
+        if !(1..=CHUNK).contains(&content.size) {
+            return Ok(None);
+        }
+        let bytes = self.chunk(content, 0).await?.bytes;
+        Ok(Some(bytes.to_vec().into()))
     }
 
     fn real(&self, index: u64) -> Bytes {
@@ -136,13 +160,17 @@ impl PeerLink for FakePeer {
             return Err(LinkError::Closed);
         }
         match request {
-            Request::Open(content) if content == self.manifest.content() => Ok(Response::Opened(Opened {
-                held: self.held.lock().clone(),
-                groups: self.manifest.groups(),
-                first_group: self.manifest.group(0).to_vec(),
-                content: None,
-                max_requests: 64,
-            })),
+            Request::Open(content) if content == self.manifest.content() => {
+                self.opened.fetch_add(1, Ordering::SeqCst);
+                let content = self.content().await?;
+                Ok(Response::Opened(Opened {
+                    held: self.held.lock().clone(),
+                    groups: self.manifest.groups(),
+                    first_group: self.manifest.group(0).to_vec(),
+                    content,
+                    max_requests: 64,
+                }))
+            }
             Request::Group { content, group } if content == self.manifest.content() => {
                 Ok(Response::Group(self.manifest.group(group).to_vec()))
             }
@@ -207,6 +235,10 @@ impl PeerLink for FakePeer {
     }
 
     fn stats(&self) -> LinkStats {
-        LinkStats { received: self.received.load(Ordering::SeqCst), sent: 0, rtt_micros: 100 }
+        LinkStats {
+            received: self.received.load(Ordering::SeqCst),
+            sent: 0,
+            rtt_micros: self.rtt_micros.load(Ordering::SeqCst),
+        }
     }
 }

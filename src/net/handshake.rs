@@ -43,7 +43,7 @@ pub struct Identity {
     pub node: NodeId,
     /// Signs with the private one.
     pub sign: Sign,
-    /// How it calls itself.
+    /// How it calls itself; said to members only.
     pub name: String,
     /// Where it accepts sessions; an unspecified address means: the one you see.
     pub listens: Vec<SocketAddr>,
@@ -98,7 +98,7 @@ pub struct Opened {
     pub noise: StatelessTransportState,
     /// The peer.
     pub node: NodeId,
-    /// Its name, cut to size, valid UTF-8.
+    /// Its name, cut to size, valid UTF-8; empty in sessions with trackers.
     pub name: String,
     /// Where it says that it accepts sessions.
     pub listens: Vec<SocketAddr>,
@@ -194,7 +194,8 @@ fn hello(
     version: u8,
 ) -> Result<Vec<u8>, HandshakeError> {
     let message = signed(access.network, access.kind, initiator, &side.public, version);
-    let mut name = identity.name.clone();
+    // A tracker need not know what nodes, or their hosts, are called.
+    let mut name = if access.kind == Kind::Member { identity.name.clone() } else { String::new() };
     while name.len() > MAX_NODE_NAME {
         name.pop();
     }

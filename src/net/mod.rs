@@ -8,5 +8,6 @@ pub mod handshake;
 pub mod link;
 pub mod listen;
 mod outbox;
+mod serving;
 mod session;
 pub mod throttle;

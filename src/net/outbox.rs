@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::link::UntilSent;
+use super::serving::Place;
 use crate::wire::frame::Header;
 
 /// Control bytes that may wait: a peer that reads nothing while it asks for this much is cut off.
@@ -20,6 +21,8 @@ pub struct Held {
     pub room: Option<OwnedSemaphorePermit>,
     /// Whatever its answer came with.
     pub until_sent: UntilSent,
+    /// The request that it answers, which counts as open until then.
+    pub place: Option<Place>,
 }
 
 /// One frame to send.

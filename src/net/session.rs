@@ -1,7 +1,8 @@
 //! One session: a task that reads, opens and dispatches, a task that seals and writes, and requests in between.
 //!
-//! Both sides may ask at any time. What a peer can make this side hold is bounded: its open requests by
-//! `MAX_REQUESTS_PER_PEER`, chunks that are ready to be sent by [`BULK_ROOM`], control answers by the outbox.
+//! Both sides may ask at any time. What a peer can make this side hold is bounded, also if it reads nothing of what it
+//! asked for: its requests, until their answers have been written, by `MAX_REQUESTS_PER_PEER`; chunks and other large
+//! answers, from before they are made, by [`BULK_ROOM`]; control answers by the outbox.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,24 +18,26 @@ use snow::StatelessTransportState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tokio::task::AbortHandle;
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::handshake::{Kind as SessionKind, Opened};
 use super::link::{Answer, LinkError, LinkStats, PeerAddr, PeerLink, RawChunk, Service};
 use super::outbox::{Held, Outbox, Outgoing};
-use crate::base::chunks::CHUNK;
+use super::serving::Serving;
+use crate::base::chunks::{CHUNK, GROUP_CHUNKS, group_count};
 use crate::base::ids::{ContentId, NetworkId, NodeId};
-use crate::base::limits::{KEEPALIVE, MAX_FRAME, MAX_REQUESTS_PER_PEER, SESSION_TIMEOUT};
+use crate::base::limits::{CATALOG_PART, KEEPALIVE, MAX_ASKED, MAX_FRAME, SESSION_TIMEOUT};
 use crate::wire::compress;
 use crate::wire::frame::{Assembler, FLAG_SNAPPY, Frame, FrameError, HEADER, Header, Kind, MAX_PART};
 use crate::wire::message::{Notice, Request, Response};
 
-/// Bytes of chunks that are read, or being read, to be sent: enough for the longest fat pipe that one session should
-/// fill (4 MiB is 30 ms at 1 Gbit/s), little enough that thousands of sessions fit in memory.
+/// Bytes of chunks and other large answers that are made, or being made, to be sent: enough for the longest fat pipe that
+/// one session should fill (4 MiB is 30 ms at 1 Gbit/s), little enough that thousands of sessions fit in memory.
 const BULK_ROOM: usize = 4 << 20;
 /// Answers above this go with the bulk, so that a small question does not wait behind a catalog.
 const LARGE_ANSWER: usize = 64 * 1024;
+/// Bytes that a hash takes in an answer: 32, and what MessagePack puts before them.
+const HASH: u64 = 34;
 /// Ciphertext that is gathered for one write.
 const WRITE: usize = 512 * 1024;
 /// What one read takes from the socket at most.
@@ -50,6 +53,20 @@ enum Reply {
 
 type Waiter = oneshot::Sender<Result<Reply, LinkError>>;
 
+/// How much room the answer to a request will need, as far as the request tells; 0 if it is surely small. One that turns
+/// out larger (a delta that is, say) still holds what it asked for, so that there are few of those.
+fn room_for(request: &Request) -> usize {
+    let bytes = match request {
+        Request::Chunk { .. } => CHUNK,
+        Request::Catalog(_) | Request::Versions(_) | Request::Announce(_) => CATALOG_PART as u64,
+        // A small file comes with its opening; a large one has its first level of hashes, and the first group's.
+        Request::Open(content) if content.size <= CHUNK => content.size,
+        Request::Open(content) => (group_count(content.size) + GROUP_CHUNKS).saturating_mul(HASH),
+        Request::Ping | Request::Group { .. } => 0,
+    };
+    if bytes > LARGE_ANSWER as u64 { bytes.min(BULK_ROOM as u64) as usize } else { 0 }
+}
+
 /// See the module.
 pub struct Session {
     node: NodeId,
@@ -63,8 +80,10 @@ pub struct Session {
     room: Arc<Semaphore>,
     waiting: Mutex<HashMap<u32, Waiter>>,
     next: AtomicU32,
-    /// Requests of the peer that are being answered.
-    serving: Mutex<HashMap<u32, Option<AbortHandle>>>,
+    /// Places for requests to the peer.
+    asking: Semaphore,
+    /// Requests of the peer whose answers have not been written.
+    serving: Arc<Serving>,
     over: watch::Sender<bool>,
     began: Instant,
     received: AtomicU64,
@@ -101,7 +120,8 @@ impl Session {
             room: Arc::new(Semaphore::new(BULK_ROOM)),
             waiting: Mutex::default(),
             next: AtomicU32::new(1),
-            serving: Mutex::default(),
+            asking: Semaphore::new(MAX_ASKED),
+            serving: Arc::default(),
             over: watch::channel(false).0,
             began: Instant::now(),
             received: AtomicU64::new(0),
@@ -280,7 +300,7 @@ impl Session {
                 // An answer that nobody waits for any more is not worth decompressing.
                 let Some(waiter) = self.waiting.lock().remove(&header.id) else { return Ok(()) };
                 let bytes = if header.flags & FLAG_SNAPPY == 0 {
-                    Bytes::from(body)
+                    body
                 } else {
                     compress::decompress(&body, header.plain_len as usize).ok_or_else(malformed)?.into()
                 };
@@ -288,9 +308,7 @@ impl Session {
                 let _ = waiter.send(Ok(Reply::Chunk(RawChunk { bytes, wire_len })));
             }
             Kind::Cancel => {
-                if let Some(Some(task)) = self.serving.lock().remove(&header.id) {
-                    task.abort();
-                }
+                self.serving.cancel(header.id);
             }
             Kind::Notice => {
                 let notice = rmp_serde::from_slice(&body).map_err(|_| malformed())?;
@@ -300,19 +318,12 @@ impl Session {
             Kind::Request => {
                 let request = rmp_serde::from_slice(&body).map_err(|_| malformed())?;
                 if request == Request::Ping {
-                    return self.reply(header.id, &Response::Pong, None);
+                    return self.answer(header.id, encoded(&Response::Pong)?, Held::default());
                 }
-                {
-                    let mut serving = self.serving.lock();
-                    if serving.len() >= MAX_REQUESTS_PER_PEER || serving.insert(header.id, None).is_some() {
-                        return Err(malformed());
-                    }
-                }
-                let task = tokio::spawn(Arc::clone(self).serve(header.id, request, Arc::clone(service)));
-                // It may be done already, and its place with it.
-                if let Some(place) = self.serving.lock().get_mut(&header.id) {
-                    *place = Some(task.abort_handle());
-                }
+                let place = self.serving.begin(header.id).ok_or_else(malformed)?;
+                let held = Held { place: Some(place), ..Held::default() };
+                let task = tokio::spawn(Arc::clone(self).serve(header.id, request, held, Arc::clone(service)));
+                self.serving.runs_as(header.id, task.abort_handle());
             }
         }
         Ok(())
@@ -327,35 +338,42 @@ impl Session {
 
     // ---- Serving.
 
-    async fn serve(self: Arc<Self>, id: u32, request: Request, service: Arc<dyn Service>) {
+    async fn serve(self: Arc<Self>, id: u32, request: Request, mut held: Held, service: Arc<dyn Service>) {
         let link: Arc<dyn PeerLink> = Arc::clone(&self) as _;
-        // Room before reading, or a peer could make this side read a thousand chunks into memory.
-        let room = match request {
-            Request::Chunk { .. } => Arc::clone(&self.room).acquire_many_owned(CHUNK as u32).await.ok(),
-            _ => None,
-        };
+        // Room before the work, or a peer could make this side read a thousand chunks into memory.
+        let room = room_for(&request);
+        if room > 0 {
+            held.room = Arc::clone(&self.room).acquire_many_owned(room as u32).await.ok();
+        }
         let answered = match service.request(&link, request).await {
-            Answer::Message(response) => self.reply(id, &response, room),
+            Answer::Message(response) => self.reply(id, &response, held).await,
             Answer::Chunk(bytes, until_sent) => {
-                self.send_chunk(id, bytes, Held { room, until_sent }).await;
+                self.send_chunk(id, bytes, Held { until_sent, ..held }).await;
                 Ok(())
             }
         };
-        self.serving.lock().remove(&id);
         if answered.is_err() {
             self.close();
         }
     }
 
-    fn reply(&self, id: u32, response: &Response, room: Option<OwnedSemaphorePermit>) -> std::io::Result<()> {
-        let body = rmp_serde::to_vec(response).map_err(std::io::Error::other)?;
-        if body.len() > MAX_FRAME {
-            return Err(std::io::Error::other("an answer that is too long"));
+    /// Queues an answer of any size.
+    async fn reply(&self, id: u32, response: &Response, mut held: Held) -> std::io::Result<()> {
+        let body = encoded(response)?;
+        if body.len() <= LARGE_ANSWER {
+            held.room = None;
+        } else if held.room.is_none() {
+            // Nobody foresaw it.
+            let room = body.len().min(BULK_ROOM) as u32;
+            held.room = Arc::clone(&self.room).acquire_many_owned(room).await.ok();
         }
+        self.answer(id, body, held)
+    }
+
+    fn answer(&self, id: u32, body: Bytes, held: Held) -> std::io::Result<()> {
         let header = Header { kind: Kind::Response, len: body.len() as u32, flags: 0, id, plain_len: 0 };
         let large = body.len() > LARGE_ANSWER;
-        let held = Held { room: if large { room } else { None }, until_sent: None };
-        let frame = Outgoing { header, body: body.into(), held };
+        let frame = Outgoing { header, body, held };
         if large {
             self.outbox.bulk(frame);
         } else if !self.outbox.control(frame) {
@@ -388,6 +406,14 @@ impl Session {
         if body.len() > MAX_FRAME {
             return Err(LinkError::Protocol);
         }
+        // Signs of life must not wait for others.
+        let _place = match request {
+            Request::Ping => None,
+            _ => Some(tokio::select! {
+                place = self.asking.acquire() => place.map_err(|_| LinkError::Closed)?,
+                () = self.closed() => return Err(LinkError::Closed),
+            }),
+        };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (waiter, answer) = oneshot::channel();
         self.waiting.lock().insert(id, waiter);
@@ -403,6 +429,14 @@ impl Session {
         drop(pending);
         answer
     }
+}
+
+fn encoded(response: &Response) -> std::io::Result<Bytes> {
+    let body = rmp_serde::to_vec(response).map_err(std::io::Error::other)?;
+    if body.len() > MAX_FRAME {
+        return Err(std::io::Error::other("an answer that is too long"));
+    }
+    Ok(body.into())
 }
 
 /// Tells the other side when nobody waits any more.
@@ -484,11 +518,7 @@ impl PeerLink for Session {
 
     fn close(&self) {
         self.over.send_replace(true);
-        for (_, task) in self.serving.lock().drain() {
-            if let Some(task) = task {
-                task.abort();
-            }
-        }
+        self.serving.cancel_all();
         let waiting: Vec<Waiter> = self.waiting.lock().drain().map(|(_, waiter)| waiter).collect();
         for waiter in waiting {
             let _ = waiter.send(Err(LinkError::Closed));

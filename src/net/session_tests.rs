@@ -13,12 +13,14 @@ use tokio::sync::Notify;
 use super::*;
 use crate::base::chunks::CHUNK;
 use crate::base::ids::{ContentId, NetworkId, NodeId, Root};
+use crate::base::limits::{CATALOG_PART, MAX_REQUESTS_PER_PEER};
 use crate::base::ranges::Ranges;
 use crate::net::dial::{DialError, dial};
-use crate::net::handshake::Kind;
+use crate::net::handshake::{Kind, Opened, initiate};
 use crate::net::link::{Answer, LinkError, PeerAddr};
 use crate::vault::keys::NetworkKey;
-use crate::wire::message::{Notice, Request, Response};
+use crate::wire::frame::{Header, Kind as FrameKind};
+use crate::wire::message::{CatalogAnswer, CatalogRequest, Notice, Request, Response};
 
 #[derive(Default)]
 struct Peer {
@@ -26,6 +28,8 @@ struct Peer {
     linked: Notify,
     contents: HashMap<ContentId, Bytes>,
     hanging: Arc<AtomicUsize>,
+    /// Answers that were made.
+    made: AtomicUsize,
     notices: Mutex<Vec<Notice>>,
     noticed: Notify,
 }
@@ -58,6 +62,16 @@ impl Service for Peer {
                 self.hanging.fetch_add(1, Ordering::SeqCst);
                 let _hanging = Hanging(Arc::clone(&self.hanging));
                 std::future::pending().await
+            }
+            Request::Catalog(_) => {
+                self.made.fetch_add(1, Ordering::SeqCst);
+                let part = serde_bytes::ByteBuf::from(vec![1; CATALOG_PART]);
+                Answer::Message(Response::Catalog(CatalogAnswer::Deltas(vec![part])))
+            }
+            // As large as the answer of a hash list gets, and still control.
+            Request::Group { .. } => {
+                self.made.fetch_add(1, Ordering::SeqCst);
+                Answer::Message(Response::Group(vec![crate::base::ids::SubtreeHash([1; 32]); 256]))
             }
             _ => Answer::Message(Response::Versions(Vec::new())),
         }
@@ -191,6 +205,17 @@ async fn impostors_and_oneself_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn a_tracker_learned_the_names_of_nodes() {
+    let server = Arc::new(Peer::default());
+    let of_tracker = Access { kind: Kind::Tracker, ..access(9) };
+    let (_listener, addr) = listen(1, vec![of_tracker.clone()], Arc::clone(&server)).await;
+    let link = dial(addr, &identity(2), &of_tracker, None, Arc::new(Peer::default())).await.unwrap();
+    server.linked.notified().await;
+    let back = Arc::clone(&server.links.lock()[0]);
+    assert_eq!((back.node(), back.name(), link.name()), (identity(2).node, "", ""));
+}
+
 /// Forwards between a client and `to`, flipping one bit of the byte at `at` of what the client receives, and keeps all.
 async fn tampering(to: PeerAddr, at: usize) -> (PeerAddr, Arc<Mutex<Vec<u8>>>) {
     let PeerAddr::Tcp(to) = to;
@@ -269,18 +294,88 @@ async fn nothing_readable_goes_over_the_wire() {
     }
 }
 
-/// How fast one session brings chunks over loopback, both ends in this process. Run in release mode by hand.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement, not a test"]
-async fn throughput() {
-    let (server, content, bytes) = holder(1, 64 * CHUNK as usize);
-    let (_listener, addr) = listen(1, vec![access(9)], server).await;
-    let link = dial(addr, &identity(2), &access(9), None, Arc::new(Peer::default())).await.unwrap();
-    let began = std::time::Instant::now();
-    let rounds = 64;
-    for _ in 0..rounds {
-        join_all((0..64).map(|index| link.chunk(content, index))).await.into_iter().for_each(|raw| drop(raw.unwrap()));
+/// A peer that asks by hand, as often as it likes, and reads nothing of the answers.
+struct Deaf {
+    stream: TcpStream,
+    opened: Opened,
+    sent: u32,
+}
+
+impl Deaf {
+    async fn connect(addr: PeerAddr) -> Self {
+        let PeerAddr::Tcp(addr) = addr;
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        // Or the kernel would read for it.
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        let mut stream = socket.connect(addr).await.unwrap();
+        let opened = initiate(&mut stream, &identity(2), &access(9), None).await.unwrap();
+        Self { stream, opened, sent: 0 }
     }
-    let gb = (bytes.len() * rounds) as f64 / 1e9;
-    println!("{:.2} GB/s", gb / began.elapsed().as_secs_f64());
+
+    /// False once the session is over.
+    async fn ask(&mut self, request: &Request) -> bool {
+        let body = rmp_serde::to_vec(request).unwrap();
+        let header =
+            Header { kind: FrameKind::Request, len: body.len() as u32, flags: 0, id: self.sent + 1, plain_len: 0 };
+        let plain = [&header.write()[..], &body].concat();
+        let mut sealed = vec![0; plain.len() + 16];
+        self.opened.noise.write_message(u64::from(self.sent), &plain, &mut sealed).unwrap();
+        self.sent += 1;
+        let record = [&(sealed.len() as u16).to_be_bytes()[..], &sealed].concat();
+        self.stream.write_all(&record).await.is_ok()
+    }
+}
+
+/// Until it has not moved for a while.
+async fn settled(count: &AtomicUsize) -> usize {
+    let mut before = usize::MAX;
+    loop {
+        let now = count.load(Ordering::SeqCst);
+        if now == before {
+            return now;
+        }
+        before = now;
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_answers_to_a_peer_that_does_not_read_filled_the_memory() {
+    let server = Arc::new(Peer::default());
+    let (_listener, addr) = listen(1, vec![access(9)], Arc::clone(&server)).await;
+    let mut deaf = Deaf::connect(addr).await;
+    let part = Request::Catalog(CatalogRequest { node: NodeId([7; 32]), have: None, part: None });
+    for _ in 0..300 {
+        assert!(deaf.ask(&part).await, "300 open requests are allowed");
+    }
+    let made = settled(&server.made).await;
+    // Four have room; some more went into the kernel's buffers.
+    assert!((4..20).contains(&made), "{made} answers of a mebibyte were made");
+    assert!(!server.links.lock()[0].is_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_stopped_counting_once_its_answer_was_queued() {
+    let server = Arc::new(Peer::default());
+    let (_listener, addr) = listen(1, vec![access(9)], Arc::clone(&server)).await;
+    let mut deaf = Deaf::connect(addr).await;
+    let group = Request::Group { content: ContentId { root: Root([7; 32]), size: 1 }, group: 0 };
+    for _ in 0..3 * MAX_REQUESTS_PER_PEER {
+        if !deaf.ask(&group).await {
+            break;
+        }
+    }
+    settled(&server.made).await;
+    assert!(server.links.lock()[0].is_closed(), "{} answers were queued", server.made.load(Ordering::SeqCst));
+}
+
+/// More than a peer allows are asked at once: the others wait here, and nobody breaks the rules.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_requests_at_once_end_no_session() {
+    let server = Arc::new(Peer::default());
+    let (_listener, addr) = listen(1, vec![access(9)], Arc::clone(&server)).await;
+    let link = dial(addr, &identity(2), &access(9), None, Arc::new(Peer::default())).await.unwrap();
+    let group = Request::Group { content: ContentId { root: Root([7; 32]), size: 1 }, group: 0 };
+    let asks = (0..3 * MAX_REQUESTS_PER_PEER).map(|_| link.request(group.clone()));
+    assert!(join_all(asks).await.iter().all(Result::is_ok));
 }

@@ -1,6 +1,6 @@
 //! Looking at things: the view, peers, transfers, the node itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +13,9 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::ContentId;
 use crate::base::names::ValidPath;
 use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewKind, ViewTree};
-use crate::control::report::{EntryKind, EntryReport, LimitsReport, NamedTransfer, PeerReport, StatusReport};
+use crate::control::report::{
+    DaemonSettings, EntryKind, EntryReport, LimitsReport, NamedTransfer, PeerReport, StatusReport,
+};
 use crate::control::request::MountRequest;
 use crate::control::text::PathText;
 use crate::control::{ControlError, ErrorCode, Opened};
@@ -31,10 +33,26 @@ impl Node {
             uptime_secs: self.began.elapsed().as_secs(),
             listen: self.listen.to_string(),
             ends_when_idle: self.ends_when_idle,
+            settings: self.daemon_settings(),
             networks: self.network_list(),
             shares: self.share_list(),
             mounts: self.mounts.lock().iter().map(|mounted| self.mount_report(mounted)).collect(),
             cache: self.cache.stats(),
+        }
+    }
+
+    fn daemon_settings(&self) -> DaemonSettings {
+        let trackers: BTreeSet<String> = {
+            let vault = self.vault.lock();
+            let of_invites = vault.networks().iter().flat_map(|network| network.trackers());
+            of_invites.chain(&self.trackers).cloned().collect()
+        };
+        DaemonSettings {
+            cache_size: self.cache.stats().disk_limit,
+            keyfile: self.keyfile.as_deref().map(PathText::from),
+            linger_ms: self.settings.mount.linger.0.as_millis() as u64,
+            peers: self.settings.node.peers.clone(),
+            trackers: trackers.into_iter().collect(),
         }
     }
 

@@ -8,6 +8,7 @@ mod looking;
 mod mounts;
 mod networks;
 pub mod offline;
+mod origins;
 mod service;
 mod shares;
 pub mod tracker;
@@ -29,7 +30,8 @@ use crate::control::{ControlError, ErrorCode};
 use crate::net::handshake::{Access, Identity};
 use crate::net::link::Service;
 use crate::net::listen::Listener;
-use crate::settings::file::{NODE_PORT, Settings};
+use crate::settings::address::parse_host_port;
+use crate::settings::file::{NODE_PORT, Settings, TRACKER_PORT};
 use crate::settings::home::{Home, HomeLock};
 use crate::share::list::ShareList;
 use crate::share::sharer::{Config as SharerConfig, Looked, Sharer};
@@ -42,7 +44,8 @@ use crate::vault::store::{Unlock, Vault};
 use control::NodeControl;
 pub(crate) use errors::wrong;
 use mounts::Mounted;
-use networks::Networks;
+use networks::{Networks, SetUp};
+use origins::Origins;
 use service::NodeService;
 
 /// The default listening address; if its port is taken, another one will do.
@@ -69,6 +72,10 @@ pub struct NodeConfig {
 pub struct Node {
     home: Home,
     settings: Settings,
+    /// What unlocked the vault, if it was a key file.
+    keyfile: Option<PathBuf>,
+    /// Trackers beside those of the networks.
+    trackers: Vec<String>,
     ends_when_idle: bool,
     vault: Mutex<Vault>,
     sealer: Arc<Sealer>,
@@ -76,6 +83,7 @@ pub struct Node {
     accesses: watch::Sender<Vec<Access>>,
     listen: SocketAddr,
     cache: Arc<Cache>,
+    origins: Arc<Origins>,
     sharer: Arc<Sharer>,
     list: Mutex<ShareList>,
     networks: Arc<Networks>,
@@ -97,6 +105,12 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Arc<Self>, ControlError> {
         let NodeConfig { home, settings, unlock, ends_when_idle } = config;
         let runtime = Handle::current();
+        let full = |text: &String| parse_host_port(text, TRACKER_PORT).map_err(wrong);
+        let trackers = settings.node.trackers.iter().map(full).collect::<Result<Vec<_>, _>>()?;
+        let keyfile = match &unlock {
+            Unlock::KeyFile(file) => std::path::absolute(file).ok(),
+            Unlock::Passphrase(_) => None,
+        };
         let (lock, vault) = {
             let (home, unlock) = (home.clone(), unlock.clone());
             blocking(move || {
@@ -109,7 +123,7 @@ impl Node {
         let (name, node) = (node_name(&settings), vault.node());
         let mut identity = Identity { node, sign: Arc::new(vault.signer()), name, listens: Vec::new() };
         let networks = Arc::new(Networks::default());
-        let service = NodeService::new(Arc::clone(&networks), settings.limits.download.map(|rate| rate.0));
+        let service = NodeService::new(Arc::clone(&networks), settings.limits.download_rate());
         let accesses = watch::channel(Vec::new()).0;
         let identities = watch::channel(identity.clone()).0;
         let bind = |addr| {
@@ -122,8 +136,16 @@ impl Node {
         identities.send_replace(identity.clone());
 
         let cache = open_cache(&home, &settings, &vault, &sealer).await?;
+        let origins = load_origins(&home, &sealer, &cache).await?;
         let around = networks::around(&home, &settings, &identity, &sealer, &cache, &service);
-        networks.set_up(around, &service, Arc::clone(&cache), runtime.clone());
+        networks.set_up(SetUp {
+            around,
+            trackers: trackers.clone(),
+            service: Arc::downgrade(&service),
+            cache: Arc::clone(&cache),
+            origins: Arc::clone(&origins),
+            runtime: runtime.clone(),
+        });
         let (list, sharer) = {
             let (home, sealer, networks) = (home.clone(), Arc::clone(&sealer), Arc::clone(&networks));
             let members: Vec<_> = vault.networks().to_vec();
@@ -143,13 +165,15 @@ impl Node {
             &identity,
             Arc::clone(sharer.sources()),
             Arc::clone(&cache),
-            UploadLimits { rate: settings.limits.upload.map(|rate| rate.0), slots: settings.limits.upload_slots },
+            UploadLimits { rate: settings.limits.upload_rate(), slots: settings.limits.slots() },
             &runtime,
         );
         service.serve_from(uploads);
         let node = Arc::new(Self {
             home,
             settings,
+            keyfile,
+            trackers,
             ends_when_idle,
             vault: Mutex::new(vault),
             sealer,
@@ -157,6 +181,7 @@ impl Node {
             accesses,
             listen,
             cache,
+            origins,
             sharer,
             list: Mutex::new(list),
             networks,
@@ -170,6 +195,7 @@ impl Node {
             _lock: lock,
         });
         node.open_doors();
+        node.runtime.spawn(origins::keep_saved(Arc::downgrade(&node.origins)));
         if ends_when_idle {
             let weak = Arc::downgrade(&node);
             node.runtime.spawn(async move {
@@ -222,6 +248,7 @@ impl Node {
         let _ = tokio::task::spawn_blocking(move || {
             node.sharer.stop();
             node.cache.close();
+            node.origins.save();
         })
         .await;
         tracing::info!("the daemon has ended");
@@ -299,6 +326,11 @@ async fn open_cache(
     let (dir, key, sealer) = (cache_dir(home, settings), vault.content_key().clone(), Arc::clone(sealer));
     let limits = CacheLimits { disk: settings.cache.disk.map(|size| size.0), ram: settings.cache.ram.0 };
     blocking(move || Cache::open(&dir, &key, sealer, limits).map_err(wrong)).await
+}
+
+async fn load_origins(home: &Home, sealer: &Arc<Sealer>, cache: &Arc<Cache>) -> Result<Arc<Origins>, ControlError> {
+    let (file, sealer, cache) = (home.state_dir().join("origins"), Arc::clone(sealer), Arc::clone(cache));
+    blocking(move || Ok(Origins::load(file, sealer, |content| !cache.held(*content).is_empty()))).await
 }
 
 /// Listens on `addr`; if that is the default and its port is taken (by another user's daemon, say), on any port.

@@ -119,6 +119,7 @@ impl Node {
             point,
             source: joined.membership.name().to_owned(),
             allow_other: options.allow_other,
+            noexec: options.noexec,
             owner: (options.uid, options.gid),
             umask: options.umask.unwrap_or(0),
             read_ahead_kb: options.read_ahead_kb.unwrap_or(settings.read_ahead_kb),

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::errors::wrong;
+use super::origins::{KeptFor, Origins};
 use super::service::NodeService;
 use super::{Node, blocking};
 use crate::base::ids::{ContentId, NetworkId, NodeId};
@@ -38,11 +39,15 @@ pub(super) struct Joined {
     pub flights: Arc<Flights>,
 }
 
-struct SetUp {
-    around: Arc<Around>,
-    service: Weak<NodeService>,
-    cache: Arc<Cache>,
-    runtime: Handle,
+/// What joining a network needs.
+pub(super) struct SetUp {
+    pub around: Arc<Around>,
+    /// Beside those of each network.
+    pub trackers: Vec<String>,
+    pub service: Weak<NodeService>,
+    pub cache: Arc<Cache>,
+    pub origins: Arc<Origins>,
+    pub runtime: Handle,
 }
 
 /// All of them.
@@ -124,8 +129,8 @@ impl Finder for Members {
 
 impl Networks {
     /// Once, before anything is joined.
-    pub fn set_up(&self, around: Arc<Around>, service: &Arc<NodeService>, cache: Arc<Cache>, runtime: Handle) {
-        let _ = self.set_up.set(SetUp { around, service: Arc::downgrade(service), cache, runtime });
+    pub fn set_up(&self, set_up: SetUp) {
+        let _ = self.set_up.set(set_up);
     }
 
     pub fn get(&self, id: &NetworkId) -> Option<Arc<Joined>> {
@@ -142,6 +147,7 @@ impl Networks {
         let set_up = self.set_up.get()?;
         let pending = Pending::default();
         let guard = pending.guard();
+        let network = &network.with_trackers(&set_up.trackers);
         let membership = Membership::start(network, Arc::clone(&set_up.around), pending)?;
         let changes = watch::channel(0).0;
         let finder = Arc::new(Members {
@@ -156,7 +162,9 @@ impl Networks {
                 changes.send_modify(|version| *version += 1);
             }
         });
-        let swarm = Swarm::new(finder, Arc::clone(&set_up.cache) as _, &set_up.runtime);
+        let (cache, origins) = (Arc::clone(&set_up.cache), Arc::clone(&set_up.origins));
+        let keep = Arc::new(KeptFor { network: network.id(), cache, origins });
+        let swarm = Swarm::new(finder, keep, &set_up.runtime);
         let joined = Joined { membership, swarm, flights: Flights::new() };
         self.joined.write().insert(network.id(), Arc::new(joined));
         Some(guard)
@@ -181,6 +189,15 @@ impl Networks {
         {
             tracing::error!(%error, "the catalog can't be published");
         }
+    }
+}
+
+impl Networks {
+    /// True if members of the network that `joined` is may have `content` from the cache: one of them publishes it, and this
+    /// node fetched it there.
+    pub fn may_have(&self, joined: &Joined, content: &ContentId) -> bool {
+        let fetched = self.set_up.get().is_some_and(|set_up| set_up.origins.has(&joined.membership.id(), content));
+        fetched && joined.membership.names(content)
     }
 }
 

@@ -70,7 +70,7 @@ impl Service for NodeService {
         };
         let Some(uploads) = self.uploads.get() else { return Answer::Message(Response::Busy) };
         network.swarm.downloader(link, content);
-        uploads.answer(link, network.membership.names(&content), request).await
+        uploads.answer(link, self.networks.may_have(&network, &content), request).await
     }
 
     async fn notice(&self, link: &Arc<dyn PeerLink>, notice: Notice) {

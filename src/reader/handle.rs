@@ -89,9 +89,16 @@ impl Handle {
         self.transfer.get_or_init(|| self.shared.origins.swarm.join(self.content))
     }
 
-    /// Tells the swarm what will probably be read next.
+    /// Tells the swarm what will probably be read next, and the cache what a sequential reader has passed.
     fn ask_ahead(&self, offset: u64, len: usize) {
-        let ahead = self.window.lock().read(offset, len as u64);
+        let (ahead, passed) = {
+            let mut window = self.window.lock();
+            let ahead = window.read(offset, len as u64);
+            (ahead, window.passed())
+        };
+        for index in passed {
+            self.shared.origins.cache.let_go(self.content, index);
+        }
         if ahead.is_empty() || self.is_own() {
             return;
         }

@@ -22,13 +22,15 @@ pub struct Window {
     head: u64,
     /// Chunks before this one have been asked for in this run.
     asked: u64,
+    /// Chunks before this one have been passed, and told as such.
+    passed: u64,
 }
 
 impl Window {
     /// For a file of `size` bytes; asks at most `max_bytes` ahead.
     pub fn new(size: u64, max_bytes: u64) -> Self {
         let max = (max_bytes / CHUNK).max(FIRST);
-        Self { chunks: chunk_count(size), size, max, len: 0, head: 0, asked: 0 }
+        Self { chunks: chunk_count(size), size, max, len: 0, head: 0, asked: 0, passed: 0 }
     }
 
     /// A read of `len` bytes at `offset`: what to ask ahead of it now, beyond what the read itself needs and what was
@@ -48,6 +50,7 @@ impl Window {
             self.len = 1;
             self.head = read.end;
             self.asked = read.end;
+            self.passed = read.start;
         }
         if read.end > self.head {
             let advanced = read.end - self.head;
@@ -67,6 +70,15 @@ impl Window {
         }
         self.asked = until;
         from..until
+    }
+
+    /// Chunks that a sequential reader has left behind since the last call: the kernel has their bytes, and what it asks
+    /// once more (its requests overtake each other) is still near the head.
+    pub fn passed(&mut self) -> Range<u64> {
+        let until = self.head.saturating_sub(SLACK);
+        let passed = self.passed.min(until)..until;
+        self.passed = self.passed.max(until);
+        passed
     }
 }
 
@@ -126,5 +138,20 @@ mod tests {
             // Everything was asked ahead, but for the first chunk.
             prop_assert!(chunks == 1 || last == chunk_count(size));
         }
+    }
+
+    #[test]
+    fn what_is_left_behind_is_told_once_and_a_jump_starts_anew() {
+        let mut window = Window::new(1000 * CHUNK, 64 << 20);
+        let mut passed = Vec::new();
+        for at in 0..100 {
+            window.read(at * CHUNK, CHUNK);
+            passed.extend(window.passed());
+        }
+        assert_eq!(passed, (0..100 - SLACK).collect::<Vec<_>>());
+        window.read(500 * CHUNK, CHUNK);
+        assert!(window.passed().is_empty());
+        window.read(10 * CHUNK, CHUNK);
+        assert!(window.passed().is_empty());
     }
 }

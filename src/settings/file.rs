@@ -54,6 +54,8 @@ pub struct NodeSettings {
     pub name: Option<String>,
     /// Peers to try even when no tracker names them.
     pub peers: Vec<SocketAddr>,
+    /// `HOST:PORT` of trackers to ask beside those of the networks' invites, for all networks of this node.
+    pub trackers: Vec<String>,
 }
 
 /// `[cache]`
@@ -92,7 +94,7 @@ pub struct ShareSettings {
     pub threads: usize,
 }
 
-/// `[limits]`
+/// `[limits]`; 0 means no limit, as in `flashget limits`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitSettings {
@@ -114,9 +116,27 @@ pub struct LogSettings {
     pub format: String,
 }
 
+impl LimitSettings {
+    /// Bytes per second to all peers together, if that is limited.
+    pub fn upload_rate(&self) -> Option<u64> {
+        self.upload.map(|rate| rate.0).filter(|rate| *rate > 0)
+    }
+
+    /// Bytes per second from all peers together, if that is limited.
+    pub fn download_rate(&self) -> Option<u64> {
+        self.download.map(|rate| rate.0).filter(|rate| *rate > 0)
+    }
+
+    /// Chunks that are served at once, if that is fixed.
+    pub fn slots(&self) -> Option<usize> {
+        self.upload_slots.filter(|slots| *slots > 0)
+    }
+}
+
 impl Default for NodeSettings {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], NODE_PORT)), advertise: None, name: None, peers: Vec::new() }
+        let listen = SocketAddr::from(([0, 0, 0, 0], NODE_PORT));
+        Self { listen, advertise: None, name: None, peers: Vec::new(), trackers: Vec::new() }
     }
 }
 
@@ -178,6 +198,20 @@ mod tests {
         assert_eq!(some.mount.timeout.0, Duration::from_secs(5));
         let error = Settings::parse("[cache]\nrams = 3\n").unwrap_err();
         assert!(error.contains("rams") && error.contains("line 2") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn a_limit_of_0_nearly_stopped_everything() {
+        let limits = |text: &str| {
+            let limits = Settings::parse(text).unwrap().limits;
+            (limits.upload_rate(), limits.download_rate(), limits.slots())
+        };
+        assert_eq!(limits("[limits]\nupload = 0\ndownload = \"0\"\nupload_slots = 0\n"), (None, None, None));
+        assert_eq!(
+            limits("[limits]\nupload = \"1K\"\ndownload = 7\nupload_slots = 1\n"),
+            (Some(1024), Some(7), Some(1))
+        );
+        assert_eq!(limits(""), (None, None, None));
     }
 
     #[test]

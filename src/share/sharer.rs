@@ -117,12 +117,14 @@ impl Sharer {
     /// Starts with `shares`. What the index knows of them is offered at once, and looked at again after that.
     pub fn start(config: Config, shares: Vec<Share>, publish: Publish) -> Result<Self, IndexError> {
         let index = Arc::new(Index::open(&config.index, Arc::clone(&config.sealer))?);
+        // Seen in the status at once, as in `add`.
+        let status = shares.iter().map(|share| (share.id, new_status(share))).collect();
         let inbox = Inbox { added: shares, ..Inbox::default() };
         let shared = Arc::new(Shared {
             inbox: Mutex::new(inbox),
             changed: Condvar::new(),
             progress: Progress::default(),
-            status: Mutex::default(),
+            status: Mutex::new(status),
             hashing: Mutex::default(),
         });
         let stale = {

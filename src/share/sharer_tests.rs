@@ -234,3 +234,30 @@ fn that_a_networks_first_shares_have_been_looked_at_is_told_once_they_are_publis
     let published: Vec<usize> = bench.published.try_iter().map(|entries| entries.len()).collect();
     assert_eq!(published[..2], [2, 1]);
 }
+
+#[test]
+fn a_share_that_was_away_is_offered_and_watched_again_though_nothing_in_it_has_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = share(dir.path()).dir;
+    fs::write(data.join("f"), "x").unwrap();
+    // Old enough to be known by its times: otherwise it would be hashed, and published, in any case.
+    std::thread::sleep(RACY * 3);
+    let bench = start(dir);
+    assert_eq!(bench.sharer.status().len(), 1, "known from the start");
+    let content = bench.until(|entries| entries.len() == 1)[0].content;
+    bench.until_watching();
+    let away = bench.dir.path().join("away");
+    fs::rename(&data, &away).unwrap();
+    bench.sharer.shared.touch(vec![data.clone()]);
+    bench.until(|entries| entries.is_empty());
+    assert!(matches!(bench.sharer.status()[0].state, ShareState::Failed(_)));
+    assert!(!bench.sharer.sources().offers(LAB, content));
+    fs::rename(&away, &data).unwrap();
+    // Rather than wait for the next look at it.
+    bench.sharer.shared.touch(vec![data.clone()]);
+    bench.until(|entries| entries.len() == 1);
+    bench.until_watching();
+    assert!(bench.sharer.sources().offers(LAB, content));
+    fs::write(data.join("g"), "y").unwrap();
+    bench.until(|entries| entries.len() == 2);
+}

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::scan::Stat;
 use crate::base::chunks::{chunk_len, chunk_start};
 use crate::base::ids::{ContentId, NetworkId};
 use crate::base::names::ValidPath;
+use crate::base::pool::Buffer;
 use crate::base::tree::{Manifest, VerifiedChunk, verify_chunk};
 
 /// Files that are kept open between chunks, and how long without use: a deleted file must get its space back soon.
@@ -159,14 +161,8 @@ impl Sources {
             }
         };
         let len = chunk_len(content.size, index);
-        let mut bytes: Vec<u8> = Vec::with_capacity(len);
-        while bytes.len() < len {
-            let at = chunk_start(index) + bytes.len() as u64;
-            if rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), at)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        bytes.truncate(len);
-        Ok(bytes.into())
+        let mut buffer = Buffer::new(len);
+        file.read_exact_at(buffer.as_mut(), chunk_start(index))?;
+        Ok(buffer.share(0..len))
     }
 }

@@ -10,6 +10,7 @@ pub mod quarantine;
 pub mod rarity;
 pub mod report;
 pub mod sections;
+mod small;
 mod source;
 mod state;
 #[allow(clippy::module_inception)] // All of its transfers: that is what a swarm is.

@@ -5,26 +5,34 @@
 //! hedges what a reader waits for when that is late, asks again what a silent source has promised, and in the end game
 //! has idle sources bring what is still in flight elsewhere, if they bring it sooner.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::{Duration, Instant};
 
 use super::pace::{FIRST_RATE, Pace};
 use super::report::Limit;
-use super::sections::{Place, SectionTable, Slot};
+use super::sections::{MAX_ASKERS, Place, SectionTable, Slot};
 use super::source::Source;
 pub use super::source::Ticket;
 use crate::base::chunks::CHUNK;
 use crate::base::ranges::Ranges;
 
-/// How often lateness is looked for while a reader waits, and otherwise.
-const TICK_SOON: Duration = Duration::from_millis(20);
+/// How often lateness is looked for while somebody waits for it (a reader, or a source that has nothing to do), and
+/// otherwise.
+const TICK_SOON: Duration = Duration::from_millis(10);
 const TICK: Duration = Duration::from_millis(50);
 /// A hedge must promise to save this much, and the chunk must take more than twice as long without it.
 const HEDGE_GAIN: Duration = Duration::from_millis(20);
 /// In the end game: the same, where only idle sources are asked. Less is noise.
 const END_GAIN: Duration = Duration::from_millis(5);
+/// In the end game a chunk from a source of which nothing is known is expected after this at the earliest.
+const UNKNOWN: Duration = Duration::from_secs(1);
 /// The end game is thought about at most this often.
 const END_PAUSE: Duration = Duration::from_millis(5);
+/// What a source that rests counts for in the table, in bytes per second: nobody waits for it.
+const RESTING_RATE: f64 = 1.0;
+/// How often sections are evened out while sources hold different parts.
+const BALANCE: Duration = Duration::from_millis(200);
 /// What a reader waits for may exceed a source's depth by this many requests.
 const EXTRA: usize = 4;
 /// Readers' heads that are closer than this (in chunks) are one: the kernel asks for several chunks of one reader at once.
@@ -51,6 +59,14 @@ pub struct Planner {
     doubtful: BTreeSet<u64>,
     serial: u64,
     acts: Vec<Act>,
+    /// Something changed for everybody, or for these sources: their pipelines are to be looked at.
+    stale: bool,
+    fresh: Vec<Slot>,
+    /// Some source had nothing to do when that was last looked at.
+    idle: bool,
+    /// Sources came since sections were given out.
+    newcomers: bool,
+    balanced: Instant,
     /// No work without an order while this many chunks are in flight.
     credit: usize,
     /// Which of the readers' heads gets the next section.
@@ -59,6 +75,8 @@ pub struct Planner {
     end_game_at: Instant,
     hedges: u64,
     seed: u64,
+    /// The file's last chunk.
+    last: u64,
 }
 
 impl Planner {
@@ -71,12 +89,18 @@ impl Planner {
             doubtful: BTreeSet::new(),
             serial: 0,
             acts: Vec::new(),
+            stale: false,
+            fresh: Vec::new(),
+            idle: false,
+            newcomers: false,
+            balanced: now,
             credit: usize::MAX,
             turn: 0,
             ticked: now,
             end_game_at: now,
             hedges: 0,
             seed,
+            last: chunks.saturating_sub(1),
         }
     }
 
@@ -85,8 +109,16 @@ impl Planner {
         &self.table
     }
 
-    /// What is to be done since the last call.
-    pub fn acts(&mut self) -> Vec<Act> {
+    /// What is to be done now. Call it after each event, or after several that came together.
+    pub fn acts(&mut self, now: Instant) -> Vec<Act> {
+        if std::mem::take(&mut self.stale) {
+            self.fresh.clear();
+            self.fill_all(now);
+            self.hurry_all(now);
+        }
+        while let Some(slot) = self.fresh.pop() {
+            self.fill(slot, now);
+        }
         std::mem::take(&mut self.acts)
     }
 
@@ -105,31 +137,30 @@ impl Planner {
     // ---- What is wanted.
 
     /// These are wanted, in no particular order.
-    pub fn want(&mut self, chunks: &Ranges, now: Instant) {
+    pub fn want(&mut self, chunks: &Ranges) {
         self.table.want(chunks);
-        self.fill_all(now);
+        self.stale = true;
     }
 
     /// A reader will read these soon, the first ones first.
-    pub fn want_near(&mut self, chunks: &Ranges, now: Instant) {
+    pub fn want_near(&mut self, chunks: &Ranges) {
         self.table.want_near(chunks);
-        self.fill_all(now);
+        self.stale = true;
     }
 
     /// A reader waits for this chunk.
-    pub fn want_now(&mut self, chunk: u64, now: Instant) {
+    pub fn want_now(&mut self, chunk: u64) {
         if self.table.done().contains(chunk) || !self.urgent.insert(chunk) {
             return;
         }
         if !self.table.is_near(chunk) {
             self.table.want_near(&Ranges::of(chunk..chunk + 1));
         }
-        self.fill_all(now);
-        self.hurry(chunk, now);
+        self.stale = true;
     }
 
     /// Nobody wants these any more; what is in flight of them is cancelled.
-    pub fn unwant(&mut self, chunks: &Ranges, now: Instant) {
+    pub fn unwant(&mut self, chunks: &Ranges) {
         self.table.unwant(chunks);
         self.urgent.retain(|chunk| !chunks.contains(*chunk));
         self.doubtful.retain(|chunk| !chunks.contains(*chunk));
@@ -141,7 +172,7 @@ impl Planner {
                 self.table.failed(chunk, slot);
             }
         }
-        self.fill_all(now);
+        self.stale = true;
     }
 
     /// These have left the cache and may be wanted again.
@@ -150,12 +181,12 @@ impl Planner {
     }
 
     /// At most this many chunks in flight if what is in flight has no order: whoever takes them takes no more now.
-    pub fn credit(&mut self, chunks: usize, now: Instant) {
+    pub fn credit(&mut self, chunks: usize) {
         let grows = chunks > self.credit;
         self.credit = chunks;
         if grows {
             self.sources.iter_mut().flatten().for_each(|source| source.hungry = None);
-            self.fill_all(now);
+            self.stale = true;
         }
     }
 
@@ -170,7 +201,7 @@ impl Planner {
     pub fn arrives(&mut self, held: Option<Ranges>, rate: Option<f64>, max_requests: usize, now: Instant) -> Slot {
         let measured: Vec<f64> = self.each().filter_map(|(_, source)| source.pace.measured()).collect();
         let usual = if measured.is_empty() { FIRST_RATE } else { measured.iter().sum::<f64>() / measured.len() as f64 };
-        let pace = Pace::new(rate.unwrap_or(usual));
+        let pace = rate.map_or_else(|| Pace::new(usual), Pace::remembered);
         let at = self.sources.iter().position(Option::is_none).unwrap_or(self.sources.len());
         let slot = Slot(at as u32);
         if at == self.sources.len() {
@@ -178,10 +209,8 @@ impl Planner {
         }
         self.table.source(slot, held, pace.rate());
         self.sources[at] = Some(Source::new(pace, max_requests, now));
-        if self.credit > 0 {
-            self.table.welcome(slot);
-        }
-        self.fill_all(now);
+        self.newcomers = true;
+        self.stale = true;
         slot
     }
 
@@ -191,14 +220,14 @@ impl Planner {
             source.allow(max_requests);
             source.hungry = None;
             self.table.source(slot, held, source.rate(now));
-            self.fill_all(now);
+            self.stale = true;
         }
     }
 
     /// The source holds these too.
-    pub fn holds_more(&mut self, slot: Slot, more: &Ranges, now: Instant) {
+    pub fn holds_more(&mut self, slot: Slot, more: &Ranges) {
         self.table.holds_more(slot, more);
-        self.fill(slot, now);
+        self.fresh.push(slot);
     }
 
     /// A round trip to the source took this long.
@@ -209,14 +238,13 @@ impl Planner {
     }
 
     /// The source is gone, or of no more use: what it was to bring is asked of others.
-    pub fn gone(&mut self, slot: Slot, now: Instant) {
+    pub fn gone(&mut self, slot: Slot) {
         let Some(source) = self.sources.get_mut(slot.0 as usize).and_then(Option::take) else { return };
         self.acts.extend(source.flying().map(|flying| Act::Cancel(flying.ticket)));
         for chunk in self.table.gone(slot) {
             self.doubtful.remove(&chunk);
         }
-        self.fill_all(now);
-        self.hurry_all(now);
+        self.stale = true;
     }
 
     // ---- Answers.
@@ -235,11 +263,11 @@ impl Planner {
     }
 
     /// What `ticket` asked for is here and verified. True if it was not there before.
-    pub fn verified(&mut self, ticket: Ticket, now: Instant) -> bool {
+    pub fn verified(&mut self, ticket: Ticket) -> bool {
         let known = self.get_mut(ticket.slot).and_then(|source| source.remove(|other| other.serial == ticket.serial));
         // The source may have gone, and its slot been given to another, who may have been asked for the chunk too.
         let first = self.have(ticket.chunk, known.map_or(Slot(u32::MAX), |ticket| ticket.slot));
-        self.fill(ticket.slot, now);
+        self.fresh.push(ticket.slot);
         first
     }
 
@@ -264,8 +292,7 @@ impl Planner {
             source.hungry = None;
             self.table.source(ticket.slot, Some(held), source.rate(now));
         }
-        self.fill_all(now);
-        self.hurry(ticket.chunk, now);
+        self.stale = true;
     }
 
     /// The source is too busy for the ticket's request.
@@ -274,9 +301,9 @@ impl Planner {
         if let Some(source) = self.get_mut(ticket.slot) {
             source.rest_busy(now);
             self.table.release(ticket.slot);
+            self.table.rate(ticket.slot, RESTING_RATE);
         }
-        self.fill_all(now);
-        self.hurry(ticket.chunk, now);
+        self.stale = true;
     }
 
     fn not_brought(&mut self, ticket: Ticket) {
@@ -385,15 +412,29 @@ impl Planner {
 
     /// Fills every source's pipeline, in the order in which they would bring something.
     fn fill_all(&mut self, now: Instant) {
-        loop {
-            let generation = self.table.generation();
-            let open = self.each().filter(|(_, source)| source.room(now, 0) > 0 && source.hungry != Some(generation));
-            let Some((slot, _)) = open.min_by_key(|(slot, source)| (source.strikes, source.until(), slot.0)) else {
-                break;
-            };
-            self.fill_one(slot, now);
+        if std::mem::take(&mut self.newcomers) && self.credit > 0 {
+            self.balance(now);
+        }
+        let generation = self.table.generation();
+        let open = self.each().filter(|(_, source)| source.room(now, 0) > 0 && source.hungry != Some(generation));
+        let key = |slot: Slot, source: &Source| Reverse((source.strikes, source.until(), slot));
+        let mut order: BinaryHeap<_> = open.map(|(slot, source)| key(slot, source)).collect();
+        while let Some(Reverse((_, _, slot))) = order.pop() {
+            if self.fill_one(slot, now)
+                && let Some(source) = self.get(slot).filter(|source| source.room(now, 0) > 0)
+            {
+                order.push(key(slot, source));
+            }
         }
         self.end_game(now);
+    }
+
+    /// Gives newcomers their share, and evens out who has more to do than others could do for him.
+    fn balance(&mut self, now: Instant) {
+        self.balanced = now;
+        let usable: Vec<Slot> =
+            self.each().filter(|(_, source)| !source.is_resting(now)).map(|(slot, _)| slot).collect();
+        self.table.balance(&usable);
     }
 
     /// Asks for a chunk that a reader waits for, beyond the depth of a source if need be, and of another if it is late.
@@ -440,31 +481,50 @@ impl Planner {
         if self.table.in_flight() == 0 || self.table.in_flight() >= self.credit || now < self.end_game_at {
             return;
         }
+        // A reader's window is full: it will move on, and those who are idle will have work then.
+        let soon = self.table.soon();
+        if !soon.is_empty() && !soon.contains(self.last) && !self.table.done().contains(self.last) {
+            return;
+        }
         let generation = self.table.generation();
         let idle =
             |source: &Source| source.hungry == Some(generation) && source.is_reliable(now) && source.room(now, 0) > 0;
         let mut takers: Vec<Slot> = self.each().filter(|(_, source)| idle(source)).map(|(slot, _)| slot).collect();
+        self.idle = !takers.is_empty();
         if takers.is_empty() {
             return;
         }
         self.end_game_at = now + END_PAUSE;
-        // How long each chunk in flight will take at best.
+        // How long each chunk in flight will take at best. Of a source of which nothing is known nothing is expected.
         let mut best: BTreeMap<u64, Duration> = BTreeMap::new();
         for (_, source) in self.each() {
             for (ticket, left) in source.remainings(now) {
+                let left = if source.pace.is_known() { left } else { left.max(UNKNOWN) };
                 let best = best.entry(ticket.chunk).or_insert(left);
                 *best = left.min(*best);
             }
         }
         let mut late: Vec<(Duration, u64)> =
             best.into_iter().filter(|(_, left)| *left > END_GAIN).map(|(chunk, left)| (left, chunk)).collect();
-        late.sort_unstable_by(|a, b| b.cmp(a));
+        // A reader needs the first ones first, others the slowest.
+        late.sort_unstable_by_key(|(left, chunk)| {
+            let near = self.table.is_near(*chunk);
+            (!near, if near { *chunk } else { 0 }, Reverse(*left))
+        });
         for (left, chunk) in late {
             let asked: Vec<Slot> = self.table.askers(chunk).collect();
             let able = takers.iter().filter(|slot| !asked.contains(slot) && self.table.holds(**slot, chunk));
-            let timed = able.filter_map(|slot| Some((self.get(*slot)?.until(), *slot)));
-            let Some((takes, slot)) = timed.min() else { continue };
-            if left > takes + takes / 4 + END_GAIN && self.table.take(chunk, slot) {
+            // A third one only if it is known to be quick: otherwise it is no better than those who were asked.
+            let able = able.filter_map(|slot| Some((self.get(*slot)?, *slot)));
+            let able = able.filter(|(source, _)| asked.len() < 2 || source.pace.measured().is_some());
+            let Some((takes, slot)) = able.map(|(source, slot)| (source.until(), slot)).min() else { continue };
+            if left <= takes + takes / 4 + END_GAIN {
+                continue;
+            }
+            if asked.len() == MAX_ASKERS && left > 2 * takes {
+                self.displace(chunk, now);
+            }
+            if self.table.take(chunk, slot) {
                 self.hedges += 1;
                 self.get_mut(slot).into_iter().for_each(|source| source.hedges += 1);
                 self.ask(slot, chunk, now);
@@ -478,11 +538,25 @@ impl Planner {
         }
     }
 
+    /// Of those who were asked for `chunk`, the one that would bring it last need not any more.
+    fn displace(&mut self, chunk: u64, now: Instant) {
+        let left = |slot: &Slot| {
+            let source = self.get(*slot)?;
+            let (_, left) = source.remainings(now).find(|(ticket, _)| ticket.chunk == chunk)?;
+            Some((source.pace.measured().is_none(), left))
+        };
+        if let Some(last) = self.table.askers(chunk).max_by_key(left) {
+            self.cancel(chunk, last);
+            self.table.failed(chunk, last);
+        }
+    }
+
     // ---- Time.
 
     /// When [`Planner::tick`] should be called next; `None` while nothing is wanted.
     pub fn wake(&self) -> Option<Instant> {
-        let pause = if self.urgent.is_empty() { TICK } else { TICK_SOON };
+        let waits = !self.urgent.is_empty() || (self.idle && self.table.in_flight() > 0);
+        let pause = if waits { TICK_SOON } else { TICK };
         self.table.is_busy().then(|| self.ticked + pause)
     }
 
@@ -494,7 +568,12 @@ impl Planner {
             let Some(source) = self.sources[at].as_mut() else { continue };
             // What it found nothing for may have changed with the rates.
             source.hungry = None;
+            if source.is_resting(now) {
+                self.table.rate(slot, RESTING_RATE);
+                continue;
+            }
             if source.in_flight() == 0 {
+                self.table.rate(slot, source.rate(now));
                 continue;
             }
             if let Some(received) = received(slot) {
@@ -512,8 +591,10 @@ impl Planner {
                 self.not_brought(ticket);
             }
         }
-        self.fill_all(now);
-        self.hurry_all(now);
+        if now >= self.balanced + BALANCE && self.table.is_uneven() {
+            self.balance(now);
+        }
+        self.stale = true;
     }
 
     /// What a reader wants soon of a suspect is asked of others too.
@@ -528,7 +609,7 @@ impl Planner {
     fn strike(&mut self, slot: Slot, now: Instant) {
         let Some(source) = self.sources.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
         source.strike(now);
-        self.table.rate(slot, source.pace.rate());
+        self.table.rate(slot, RESTING_RATE);
         self.table.release(slot);
         let tickets: Vec<Ticket> = source.flying().map(|flying| flying.ticket).collect();
         for ticket in tickets {

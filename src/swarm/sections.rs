@@ -23,6 +23,10 @@ const NEAR_SECONDS: f64 = 0.05;
 const NEAR_MAX: u64 = 32;
 /// Chunks that are taken in a row from a section before it is looked at again for rarer ones.
 const ROW: u64 = 16;
+/// A source whose next chunk takes this many times as long as the others need for everything is left out.
+const TOO_SLOW: f64 = 1.25;
+/// Rounds of evening out at once; the next time goes on from there.
+const BALANCE_ROUNDS: usize = 8;
 /// How far (in chunks) a source looks beyond its place in the reader's window for a chunk that is rarer.
 const RARE_REACH: u64 = 64;
 /// Requests for one chunk at once: the first, its hedge, and one more when both turn out to be with sources that stall.
@@ -250,7 +254,7 @@ impl SectionTable {
         if self.sources.len() <= at {
             self.sources.resize_with(at + 1, || None);
         }
-        self.generation += 1;
+        self.rarity_changed();
         let cursor = self.offset;
         let Some(source) = &mut self.sources[at] else {
             if let Some(held) = &held {
@@ -287,7 +291,7 @@ impl SectionTable {
         if !new.is_empty() {
             held.union_with(&new);
             self.rarity.add(&new);
-            self.generation += 1;
+            self.rarity_changed();
         }
     }
 
@@ -309,8 +313,15 @@ impl SectionTable {
         if let Some(held) = self.sources.get_mut(slot.0 as usize).and_then(Option::take).and_then(|source| source.held)
         {
             self.rarity.remove(&held);
+            self.rarity_changed();
         }
         in_flight
+    }
+
+    /// What each source should bring first is another chunk now.
+    fn rarity_changed(&mut self) {
+        self.sources.iter_mut().flatten().for_each(|source| source.row = 0..0);
+        self.generation += 1;
     }
 
     /// The source stays, but its section goes back (it was late).
@@ -424,6 +435,19 @@ impl SectionTable {
         if available.is_empty() {
             return false;
         }
+        // Who would still be at its first chunk when the others have done all the rest is left out. Where sources hold
+        // different parts that would be more than can be said here: evening out takes from the slow what others hold.
+        if self.rarity.is_flat() {
+            let first = |source: &Source| (source.load() + 1.0) / source.rate;
+            let sources = || self.sources.iter().flatten();
+            let (load, rate) =
+                sources().fold((0.0, 0.0), |(load, rate), other| (load + other.load(), rate + other.rate));
+            let all = (load + self.loose.len() as f64) / rate;
+            let soonest = sources().map(first).fold(f64::MAX, f64::min);
+            if first(source) > all.max(soonest) * TOO_SLOW {
+                return false;
+            }
+        }
         let rates: f64 =
             self.sources.iter().flatten().filter(|other| other.section.is_empty()).map(|other| other.rate).sum();
         let share = (available.len() as f64 * source.rate / rates).ceil() as u64;
@@ -498,6 +522,28 @@ impl SectionTable {
         while rounds > 0 && (self.cut(slot) || self.take_over(slot, false)) {
             rounds -= 1;
         }
+    }
+
+    /// Gives each of `slots` its share, then evens out: who ends soonest takes from who ends last what both can bring.
+    /// When no such step helps any more, no other division would end sooner.
+    pub fn balance(&mut self, slots: &[Slot]) {
+        let mut order = slots.to_vec();
+        for _ in 0..BALANCE_ROUNDS {
+            let ends = |slot: &Slot| self.get(*slot).map_or(0.0, |source| source.load() / source.rate);
+            order.sort_by(|a, b| ends(a).total_cmp(&ends(b)));
+            let mut moved = false;
+            for slot in &order {
+                moved |= self.cut(*slot) || self.take_over(*slot, false);
+            }
+            if !moved {
+                break;
+            }
+        }
+    }
+
+    /// True if sources hold different parts, so that who has what to do matters.
+    pub fn is_uneven(&self) -> bool {
+        !self.rarity.is_flat()
     }
 
     /// Asks `chunk` of `slot` whatever its state: before its turn, or as a hedge. False if that is not possible: verified
@@ -653,41 +699,39 @@ impl SectionTable {
     /// Asserts the invariant, and that what is wanted or verified is exactly `known` (if given).
     #[cfg(test)]
     pub fn check(&self, known: Option<&Ranges>) {
-        let mut seen = self.near.clone();
-        let mut total = seen.len();
-        let mut add = |part: &Ranges| {
-            seen.union_with(part);
-            total += part.len();
-            assert_eq!(seen.len(), total, "a chunk is in two states: {part:?}");
-        };
-        add(&self.loose);
-        add(&self.verified);
+        let mut seen: Vec<Range<u64>> = Vec::new();
+        for part in [&self.near, &self.loose, &self.verified] {
+            seen.extend_from_slice(part.runs());
+        }
+        let mut asked = 0;
         for source in self.sources.iter().flatten() {
-            if source.assigned > 0 {
-                add(&source.near);
-                add(&source.section);
-            }
+            asked += source.in_flight.len();
             assert_eq!(source.assigned, source.near.len() + source.section.len(), "a section is counted wrong");
-            for section in [&source.near, &source.section] {
-                assert_eq!(source.can_bring(section), *section, "a section that its source does not hold");
+            for run in source.near.runs().iter().chain(source.section.runs()) {
+                assert!(source.held.as_ref().is_none_or(|held| held.contains_all(run)), "assigned, and not held");
+                seen.push(run.clone());
             }
         }
-        let flying: Ranges = self.flying.keys().copied().collect();
-        add(&flying);
-        let mut asked = 0;
         for (chunk, askers) in &self.flying {
+            assert!(!self.soon.contains(*chunk) || !self.verified.contains(*chunk));
             assert!(askers.iter().next().is_some(), "in flight from nobody");
             for slot in askers.iter() {
                 assert!(self.get(slot).is_some_and(|source| source.in_flight.contains(chunk)), "asked of a stranger");
-                asked += 1;
+                asked -= 1;
+            }
+            if !self.dropped.contains(*chunk) {
+                seen.push(*chunk..chunk + 1);
             }
         }
-        assert_eq!(asked, self.sources.iter().flatten().map(|source| source.in_flight.len()).sum::<usize>());
-        assert_eq!(self.soon.intersection(&self.verified), Ranges::new(), "wanted soon and verified");
-        assert_eq!(self.dropped.intersection(&flying), self.dropped, "dropped and not in flight");
+        assert_eq!(asked, 0, "a source that was asked for what is not in flight");
+        seen.sort_unstable_by_key(|run| run.start);
+        assert!(seen.windows(2).all(|pair| pair[0].end <= pair[1].start), "a chunk is in two states");
+        assert!(self.dropped.iter().all(|chunk| self.flying.contains_key(&chunk)), "dropped and not in flight");
+        assert!(self.soon.intersection(&self.verified).is_empty(), "wanted soon and verified");
         if let Some(known) = known {
-            seen.subtract(&self.dropped);
-            assert_eq!(seen, *known, "a wanted chunk was lost, or one that nobody wants is there");
+            let total: u64 = seen.iter().map(|run| run.end - run.start).sum();
+            assert_eq!(total, known.len(), "a wanted chunk was lost, or one that nobody wants is there");
+            assert!(seen.iter().all(|run| known.contains_all(run)), "one that nobody wants is there");
         }
     }
 }

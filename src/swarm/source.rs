@@ -7,7 +7,8 @@ use super::pace::{Pace, Sent};
 use super::sections::Slot;
 use crate::base::chunks::CHUNK;
 
-/// A source that lost its section is asked again after this, and after twice as long each time it does so again.
+/// A source that lost its section is asked again at once for one chunk, and if it does not bring that either, after this,
+/// and then after twice as long each time.
 const REST: Duration = Duration::from_millis(500);
 const REST_MAX: Duration = Duration::from_secs(16);
 /// A busy source is asked again after this, and after twice as long each time it still is.
@@ -131,8 +132,10 @@ impl Source {
         depth.min(self.max_requests).saturating_sub(self.asked)
     }
 
+    /// How long until a chunk would be there that is asked for now. One that has missed deadlines may miss another.
     pub fn until(&self) -> Duration {
-        self.pace.until(self.asked)
+        let until = self.pace.until(self.asked);
+        if self.strikes > 0 { until + self.pace.deadline() } else { until }
     }
 
     pub fn ask(&mut self, ticket: Ticket, now: Instant) {
@@ -175,10 +178,10 @@ impl Source {
 
     /// It missed its deadline.
     pub fn strike(&mut self, now: Instant) {
-        self.rests_until = Some(now + (REST * 2u32.pow(self.strikes.min(8))).min(REST_MAX));
+        let rest = |before: u32| (REST * 2u32.pow(before.min(8))).min(REST_MAX);
+        self.rests_until = self.strikes.checked_sub(1).map(|before| now + rest(before));
         self.strikes += 1;
         self.suspect = false;
-        self.pace.lapsed();
     }
 
     /// `received` bytes have come over its link, ever.
@@ -197,7 +200,8 @@ impl Source {
     /// Bytes per second, as far as it can be counted on now.
     pub fn rate(&self, now: Instant) -> f64 {
         let silence = if self.asked == 0 { Duration::ZERO } else { now.saturating_duration_since(self.chunk_heard) };
-        self.pace.rate_after(silence)
+        let rate = self.pace.rate_after(silence);
+        if self.strikes > 0 { rate.min(CHUNK as f64 / self.pace.deadline().as_secs_f64()) } else { rate }
     }
 
     /// How long until the request that is number `ahead` in its queue is there.

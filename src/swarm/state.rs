@@ -12,6 +12,7 @@ use super::planner::{Act, Planner};
 use super::proving::Proving;
 use super::report::{Limit, SourceReport, TransferReport, TransferState};
 use super::sections::Slot;
+use super::small::{Turns, cost};
 use super::source::Ticket;
 use super::swarm::Surroundings;
 use super::transfer::FetchError;
@@ -77,6 +78,7 @@ struct SourcePart {
 /// What is to be done once the lock is free.
 #[derive(Default)]
 pub(super) struct Todo {
+    pub opens: Vec<Arc<dyn PeerLink>>,
     pub chunks: Vec<(Arc<dyn PeerLink>, Ticket, oneshot::Receiver<()>)>,
     pub groups: Vec<(Arc<dyn PeerLink>, u64)>,
     pub answers: Vec<(Waiter, Answer)>,
@@ -89,6 +91,8 @@ pub(super) struct State {
     pub proving: Proving,
     sources: BTreeMap<NodeId, SourceState>,
     slots: HashMap<Slot, NodeId>,
+    /// Of a small file: sources that have not been opened.
+    turns: Turns,
     /// By serial: dropping the sender cancels the request.
     open: HashMap<u64, oneshot::Sender<()>>,
     waiters: HashMap<u64, Vec<Waiter>>,
@@ -115,6 +119,7 @@ impl State {
             proving: Proving::new(content),
             sources: BTreeMap::new(),
             slots: HashMap::new(),
+            turns: Turns::new(now),
             open: HashMap::new(),
             waiters: HashMap::new(),
             downloads: BTreeMap::new(),
@@ -136,9 +141,9 @@ impl State {
     }
 
     /// Takes out what is to be done.
-    pub fn todo(&mut self, now: Instant) -> Todo {
-        let mut todo = Todo::default();
-        for act in self.planner.acts() {
+    pub fn todo(&mut self, around: &Surroundings, now: Instant) -> Todo {
+        let mut todo = Todo { opens: self.next_to_open(around, now), ..Todo::default() };
+        for act in self.planner.acts(now) {
             match act {
                 Act::Ask(ticket) => {
                     let Some(source) = self.slots.get(&ticket.slot).and_then(|node| self.sources.get(node)) else {
@@ -192,14 +197,15 @@ impl State {
         if self.planner.table().done().contains(index) {
             self.planner.forget(&Ranges::of(index..index + 1));
         }
+        self.wants_anew(now);
         let waiters = self.waiters.entry(index).or_default();
         waiters.retain(|waiter| !waiter.is_closed());
         waiters.push(waiter);
-        self.planner.want_now(index, now);
+        self.planner.want_now(index);
     }
 
-    pub fn unwant_all(&mut self, now: Instant) {
-        self.planner.unwant(&self.all(), now);
+    pub fn unwant_all(&mut self) {
+        self.planner.unwant(&self.all());
     }
 
     pub fn begin_download(&mut self, wanted: Ranges, chunks: mpsc::UnboundedSender<Answer>, now: Instant) -> u64 {
@@ -209,31 +215,32 @@ impl State {
         let id = self.next_download;
         self.next_download += 1;
         self.downloads.insert(id, Demand { wanted: missing.clone(), there, queued: 0, chunks });
-        self.give_credit(now);
-        self.planner.want(&missing, now);
+        self.give_credit();
+        self.wants_anew(now);
+        self.planner.want(&missing);
         id
     }
 
     /// Ends a download: what neither another one nor a reader wants is wanted no more.
-    pub fn end_download(&mut self, id: u64, now: Instant) {
+    pub fn end_download(&mut self, id: u64) {
         let Some(ended) = self.downloads.remove(&id) else { return };
         let mut unwanted = ended.wanted;
         self.downloads.values().for_each(|other| unwanted.subtract(&other.wanted));
         unwanted.subtract(self.planner.table().soon());
-        self.planner.unwant(&unwanted, now);
-        self.give_credit(now);
+        self.planner.unwant(&unwanted);
+        self.give_credit();
     }
 
-    pub fn taken(&mut self, id: u64, now: Instant) {
+    pub fn taken(&mut self, id: u64) {
         if let Some(download) = self.downloads.get_mut(&id) {
             download.queued = download.queued.saturating_sub(1);
         }
-        self.give_credit(now);
+        self.give_credit();
     }
 
-    fn give_credit(&mut self, now: Instant) {
+    fn give_credit(&mut self) {
         let queued = self.downloads.values().map(|download| download.queued).max().unwrap_or(0);
-        self.planner.credit(ROOM.saturating_sub(queued), now);
+        self.planner.credit(ROOM.saturating_sub(queued));
     }
 
     pub fn next_there(&mut self, id: u64) -> Option<u64> {
@@ -250,7 +257,8 @@ impl State {
             download.wanted.union_with(&one);
         }
         self.planner.forget(&one);
-        self.planner.want(&one, now);
+        self.wants_anew(now);
+        self.planner.want(&one);
     }
 
     pub fn is_handed_over(&self, id: u64) -> bool {
@@ -262,7 +270,52 @@ impl State {
     // ---- Sources.
 
     pub fn knows(&self, node: NodeId) -> bool {
-        self.sources.contains_key(&node)
+        self.sources.contains_key(&node) || self.turns.knows(node)
+    }
+
+    /// Comes whole with the opening.
+    pub fn is_small(&self) -> bool {
+        chunk_count(self.content.size) <= 1
+    }
+
+    /// A source of a small file, to be opened when its turn comes. `held`: as of [`State::add`].
+    pub fn line_up(&mut self, link: &Arc<dyn PeerLink>, held: Option<Ranges>) {
+        if !link.is_closed() && !self.sources.contains_key(&link.node()) {
+            self.turns.add(link, held);
+        }
+    }
+
+    /// Before something is wanted: if nothing was, nobody is late with it.
+    fn wants_anew(&mut self, now: Instant) {
+        if !self.planner.table().is_busy() {
+            self.turns.begin(now);
+        }
+    }
+
+    /// Sources of a small file whose turn it is.
+    fn next_to_open(&mut self, around: &Surroundings, now: Instant) -> Vec<Arc<dyn PeerLink>> {
+        self.turns.retain(|_| true);
+        if self.turns.is_empty() || self.planner.table().done().contains(0) {
+            return Vec::new();
+        }
+        let wanted = self.planner.table().is_busy();
+        let asked = || self.sources.values().filter(|source| source.phase == Phase::Opening || source.slot.is_some());
+        let received = asked().map(|source| source.link.stats().received).sum();
+        let hope = asked().any(|source| source.phase == Phase::Opening) || self.planner.table().can_come(0);
+        let due = if hope {
+            let rtt = asked().map(|source| source.link.stats().rtt_micros).max().unwrap_or(0);
+            wanted && self.turns.are_late(received, Duration::from_micros(rtt), now)
+        } else {
+            wanted || self.turns.is_fresh()
+        };
+        if !due {
+            return Vec::new();
+        }
+        let size = self.content.size;
+        let next =
+            self.turns.take(now, |link| cost(link, size, around.rate(link.node()), around.opening(&link.node())));
+        let added = next.into_iter().filter(|next| self.add(&next.link, next.held.clone(), around, now));
+        added.map(|next| next.link).collect()
     }
 
     pub fn is_downloader(&self, node: NodeId) -> bool {
@@ -285,6 +338,7 @@ impl State {
             .map(|(node, _)| *node)
             .collect();
         gone.into_iter().for_each(|node| self.source_gone(node, now));
+        self.turns.retain(|candidate| candidate.held.is_some() || listed(&candidate.link.node()));
     }
 
     /// A new source. `held`: what a downloader holds; `None` for a source from a catalog, which has all of the file, and
@@ -311,11 +365,11 @@ impl State {
         true
     }
 
-    pub fn holds_more(&mut self, node: NodeId, held: &Ranges, now: Instant) {
+    pub fn holds_more(&mut self, node: NodeId, held: &Ranges) {
         if held.runs().len() <= MAX_RUNS
             && let Some(slot) = self.sources.get(&node).and_then(|source| source.slot)
         {
-            self.planner.holds_more(slot, &held.intersection(&self.all()), now);
+            self.planner.holds_more(slot, &held.intersection(&self.all()));
         }
     }
 
@@ -358,6 +412,8 @@ impl State {
         self.had_source = true;
         match source.slot {
             Some(slot) => self.planner.opened(slot, held, requests, now),
+            // It is asked for nothing more until what it brought has landed.
+            None if inline.is_some() => {}
             None => {
                 let slot = self.planner.arrives(held, None, requests, now);
                 self.slots.insert(slot, node);
@@ -410,7 +466,7 @@ impl State {
             source.part.hedges += account.hedges;
         }
         self.slots.remove(&slot);
-        self.planner.gone(slot, now);
+        self.planner.gone(slot);
     }
 
     pub fn remember_rates(&self, around: &Surroundings) {
@@ -459,7 +515,7 @@ impl State {
         }
     }
 
-    /// A verified chunk is here. `ticket`: the request that brought it, if it was one.
+    /// A verified chunk is here. `ticket`: the request that brought it; `None` if the handshake did.
     pub fn landed(
         &mut self,
         node: NodeId,
@@ -469,9 +525,15 @@ impl State {
         now: Instant,
     ) {
         let (index, len) = (chunk.index(), chunk.bytes().len() as u64);
+        let with_handshake = ticket.is_none();
         let ticket = ticket.unwrap_or(Ticket { slot: Slot(u32::MAX), chunk: index, serial: 0 });
-        let first = self.planner.verified(ticket, now);
+        let first = self.planner.verified(ticket);
         let Some(source) = self.sources.get_mut(&node) else { return };
+        if with_handshake && source.slot.is_none() {
+            let slot = self.planner.arrives(None, None, FIRST_REQUESTS, now);
+            self.slots.insert(slot, node);
+            source.slot = Some(slot);
+        }
         source.part.wire_bytes += wire_len as u64;
         if first {
             source.part.bytes += len;
@@ -492,7 +554,7 @@ impl State {
             }
         }
         if queued {
-            self.give_credit(now);
+            self.give_credit();
         }
     }
 
@@ -509,8 +571,13 @@ impl State {
 
     // ---- When nobody can bring it.
 
+    /// True if nobody is asked, and nobody has been asked whether it can be.
+    pub fn is_deserted(&self) -> bool {
+        !self.sources.values().any(|source| matches!(source.phase, Phase::Open | Phase::Opening))
+    }
+
     fn is_hopeless(&self) -> bool {
-        if self.sources.values().any(|source| source.phase == Phase::Opening) {
+        if self.sources.values().any(|source| source.phase == Phase::Opening) || !self.turns.is_empty() {
             return false;
         }
         let nobody = self.slots.is_empty();
@@ -531,12 +598,12 @@ impl State {
         }
         let since = *self.hopeless_since.get_or_insert(now);
         if !self.had_source || now >= since + NO_SOURCE_GRACE {
-            self.fail_hopeless(now);
+            self.fail_hopeless();
             self.hopeless_since = None;
         }
     }
 
-    fn fail_hopeless(&mut self, now: Instant) {
+    fn fail_hopeless(&mut self) {
         let changed = self.sources.values().any(|source| source.phase == Phase::Changed);
         let error = if changed && self.slots.is_empty() { FetchError::Gone } else { FetchError::NoSource };
         let nobody = self.slots.is_empty();
@@ -548,7 +615,7 @@ impl State {
                 self.answers.push((waiter, Err(error)));
             }
             if !self.downloads.values().any(|download| download.wanted.contains(index)) {
-                self.planner.unwant(&Ranges::of(index..index + 1), now);
+                self.planner.unwant(&Ranges::of(index..index + 1));
             }
         }
         let table = self.planner.table();

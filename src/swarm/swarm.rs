@@ -83,6 +83,8 @@ pub(super) struct Surroundings {
     pub quarantine: Mutex<Quarantine>,
     downloaders: Mutex<Downloaders<Weak<dyn PeerLink>>>,
     rates: Mutex<BTreeMap<NodeId, f64>>,
+    /// Bytes of small files that peers have been asked for and that are not here yet.
+    opening: Mutex<BTreeMap<NodeId, u64>>,
     /// Stands in for a node id where there is none.
     chance: u64,
 }
@@ -106,6 +108,16 @@ impl Surroundings {
         self.rates.lock().get(&node).copied()
     }
 
+    pub fn opening(&self, node: &NodeId) -> u64 {
+        self.opening.lock().get(node).copied().unwrap_or(0)
+    }
+
+    /// A small file is asked of `node`, until what this returns is dropped.
+    pub fn opens(self: &Arc<Self>, node: NodeId, bytes: u64) -> SmallFile {
+        *self.opening.lock().entry(node).or_default() += bytes;
+        SmallFile { around: Arc::clone(self), node, bytes }
+    }
+
     pub fn bars(&self, node: NodeId, content: &ContentId, now: Instant) -> bool {
         self.quarantine.lock().bars(node, content, now)
     }
@@ -123,6 +135,25 @@ impl Surroundings {
         let links = self.downloaders.lock().links(content, now);
         let live = links.into_iter().filter_map(|(node, link)| Some((node, link.upgrade()?)));
         live.filter(|(_, link)| !link.is_closed()).collect()
+    }
+}
+
+/// A small file that has been asked for.
+pub(super) struct SmallFile {
+    around: Arc<Surroundings>,
+    node: NodeId,
+    bytes: u64,
+}
+
+impl Drop for SmallFile {
+    fn drop(&mut self) {
+        let mut opening = self.around.opening.lock();
+        if let Some(bytes) = opening.get_mut(&self.node) {
+            *bytes -= self.bytes;
+            if *bytes == 0 {
+                opening.remove(&self.node);
+            }
+        }
     }
 }
 
@@ -144,6 +175,7 @@ impl Swarm {
             quarantine: Mutex::default(),
             downloaders: Mutex::default(),
             rates: Mutex::default(),
+            opening: Mutex::default(),
             // No harm in the same number twice: two nodes would begin a download at the same place.
             chance: getrandom::u64().unwrap_or(0),
         });

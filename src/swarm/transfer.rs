@@ -89,7 +89,7 @@ impl TransferUse {
 impl Drop for TransferUse {
     fn drop(&mut self) {
         if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.with(|state, now| state.unwant_all(now));
+            self.0.with(|state, _| state.unwant_all());
         }
     }
 }
@@ -123,7 +123,7 @@ impl Transfer {
             let mut state = self.state.lock();
             let now = now();
             let result = change(&mut state, now);
-            let todo = state.todo(now);
+            let todo = state.todo(&self.around, now);
             let timer = !state.timer && state.planner.wake().is_some();
             state.timer |= timer;
             (result, todo, timer)
@@ -144,6 +144,7 @@ impl Transfer {
     }
 
     fn act(self: &Arc<Self>, todo: Todo) {
+        todo.opens.into_iter().for_each(|link| self.open(link));
         for (link, ticket, cancelled) in todo.chunks {
             let transfer = Arc::clone(self);
             self.around.runtime.spawn(async move { transfer.ask(link, ticket, cancelled).await });
@@ -200,6 +201,10 @@ impl Transfer {
         {
             return Ok(chunk);
         }
+        if self.state.lock().is_deserted() {
+            // The view may know of a source already of which this transfer is about to be told.
+            self.refresh();
+        }
         let (waiter, arrives) = oneshot::channel();
         self.with(|state, now| state.wait_for(index, waiter, now));
         // The sender goes only together with the transfer.
@@ -208,7 +213,7 @@ impl Transfer {
 
     fn ahead(self: &Arc<Self>, chunks: &Ranges) {
         let chunks = chunks.intersection(&Ranges::of(0..chunk_count(self.content.size)));
-        self.with(|state, now| state.planner.want_near(&chunks, now));
+        self.with(|state, _| state.planner.want_near(&chunks));
     }
 
     pub(super) fn begin_download(
@@ -221,12 +226,12 @@ impl Transfer {
     }
 
     pub(super) fn end_download(self: &Arc<Self>, id: u64) {
-        self.with(|state, now| state.end_download(id, now));
+        self.with(|state, _| state.end_download(id));
     }
 
     /// One chunk was taken out of a download's queue.
     pub(super) fn taken(self: &Arc<Self>, id: u64) {
-        self.with(|state, now| state.taken(id, now));
+        self.with(|state, _| state.taken(id));
     }
 
     /// A chunk that the download wants and that was verified before it began.
@@ -246,12 +251,16 @@ impl Transfer {
 
     // ---- Sources.
 
-    /// Brings the list of sources up to date and asks newcomers what they hold.
+    /// Brings the list of sources up to date and asks newcomers what they hold; of a small file, the best one first.
     pub(super) fn refresh(self: &Arc<Self>) {
         let links = self.around.finder.sources(&self.content);
         let fresh = self.with(|state, now| {
             state.keep_only(&links, now);
             let links = links.into_iter().filter(|link| !self.around.bars(link.node(), &self.content, now));
+            if state.is_small() {
+                links.for_each(|link| state.line_up(&link, None));
+                return Vec::new();
+            }
             let added = links.filter(|link| state.add(link, None, &self.around, now));
             added.collect::<Vec<_>>()
         });
@@ -262,20 +271,29 @@ impl Transfer {
     pub(super) fn add_downloader(self: &Arc<Self>, link: &Arc<dyn PeerLink>, held: &Ranges) {
         let held = held.intersection(&Ranges::of(0..chunk_count(self.content.size)));
         let node = link.node();
+        let mut opens = false;
         let added = self.with(|state, now| {
             if link.is_closed() || self.around.bars(node, &self.content, now) {
                 return false;
             }
             if state.knows(node) {
-                state.holds_more(node, &held, now);
+                state.holds_more(node, &held);
                 return false;
             }
-            state.add(link, Some(held), &self.around, now)
+            if state.is_small() {
+                state.line_up(link, Some(held));
+                return true;
+            }
+            let added = state.add(link, Some(held), &self.around, now);
+            opens = added;
+            added
         });
         if !added {
             return;
         }
-        self.open(Arc::clone(link));
+        if opens {
+            self.open(Arc::clone(link));
+        }
         let (transfer, link) = (Arc::downgrade(self), Arc::clone(link));
         self.around.runtime.spawn(async move {
             // No catalog tells when it goes.
@@ -294,9 +312,11 @@ impl Transfer {
     /// Asks a new source what it holds: the handshake of the transfer.
     fn open(self: &Arc<Self>, link: Arc<dyn PeerLink>) {
         let transfer = Arc::clone(self);
+        let node = link.node();
+        let small = (chunk_count(self.content.size) <= 1).then(|| self.around.opens(node, self.content.size));
         self.around.runtime.spawn(async move {
-            let node = link.node();
             let answer = tokio::time::timeout(CONTROL_DEADLINE, link.request(Request::Open(transfer.content))).await;
+            drop(small);
             let (inline, ready) = transfer.with(|state, now| {
                 let outcome = match answer {
                     Ok(Ok(Response::Opened(opened))) => state.opened(node, opened, now),
@@ -321,11 +341,14 @@ impl Transfer {
                 if let Some(proof) = state.proving.proof() {
                     transfer.around.keep.keep_proof(proof);
                 }
+                if let Some((chunk, wire_len)) = &inline {
+                    // Under the same lock: nobody must be asked for it in between.
+                    transfer.around.keep.keep(chunk);
+                    state.landed(node, None, chunk, *wire_len, now);
+                }
                 (inline, state.proving.ready())
             });
-            if let Some((chunk, wire_len)) = inline {
-                transfer.around.keep.keep(&chunk);
-                transfer.with(|state, now| state.landed(node, None, &chunk, wire_len, now));
+            if let Some((chunk, _)) = inline {
                 transfer.around.finder.brought(&node, chunk.bytes().len());
             }
             transfer.prove(ready);

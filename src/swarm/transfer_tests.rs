@@ -345,3 +345,91 @@ async fn hashes_that_one_source_does_not_bring_are_asked_of_another() {
     transfer.chunk(280).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
+
+/// Peers with a small file, the first one nearest, as they behave.
+fn near_to_far(bytes: &Bytes, behaviours: &[Behaviour]) -> Vec<Arc<FakePeer>> {
+    let peers = behaviours.iter().zip(1..).map(|(behaviour, tag)| {
+        let peer = FakePeer::new(tag, bytes, behaviour.clone());
+        peer.is_away(u64::from(tag) * 1000);
+        peer
+    });
+    peers.collect()
+}
+
+fn opened(peers: &[Arc<FakePeer>]) -> Vec<u64> {
+    peers.iter().map(|peer| peer.opened()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_file_was_asked_of_every_source_and_came_from_all() {
+    let bytes = file(1);
+    let peers = near_to_far(&bytes, &[const { Behaviour::Honest }; 5]);
+    // In any order.
+    let (_fakes, swarm) = fakes(peers.iter().rev().cloned().collect());
+    let report = read_all(&swarm, &bytes).await.unwrap();
+    assert_eq!(opened(&peers), [1, 0, 0, 0, 0]);
+    assert_eq!(peers.iter().map(|peer| peer.asked()).sum::<u64>(), 1, "nor a second time from the same one");
+    assert_eq!(report.sources.iter().map(|source| source.wire_bytes).sum::<u64>(), bytes.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_file_is_asked_of_the_next_source_when_one_fails_or_is_late() {
+    for (bad, most) in [
+        (Behaviour::Changed, 1),
+        (Behaviour::Lying, 1),
+        (Behaviour::Vanishing(0), 1),
+        (Behaviour::Busy(1), 1),
+        (Behaviour::Silent, 400),
+    ] {
+        let bytes = file(1);
+        let peers = near_to_far(&bytes, &[bad.clone(), Behaviour::Honest, Behaviour::Honest]);
+        let (_fakes, swarm) = fakes(peers.clone());
+        let (_, took) = timed(&swarm, &bytes).await;
+        assert_eq!(opened(&peers), [1, 1, 0], "{bad:?}");
+        assert!(took <= Duration::from_millis(most), "{bad:?}: {took:?}");
+    }
+    // One that is slow and moves is not late.
+    let bytes = file(1);
+    let peers = near_to_far(&bytes, &[Behaviour::Slow(2_000_000), Behaviour::Honest]);
+    let (_fakes, swarm) = fakes(peers.clone());
+    read_all(&swarm, &bytes).await.unwrap();
+    assert_eq!(opened(&peers), [1, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_file_that_few_of_many_peers_may_have_is_found_soon_or_given_up_soon() {
+    let bytes = file(1);
+    let many = |last: Behaviour| {
+        let mut behaviours = vec![Behaviour::Silent; 63];
+        behaviours.push(last);
+        near_to_far(&bytes, &behaviours)
+    };
+    let (_fakes, swarm) = fakes(many(Behaviour::Honest));
+    let (_, took) = timed(&swarm, &bytes).await;
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    let none = near_to_far(&bytes, &vec![Behaviour::Changed; 64]);
+    let (_fakes, swarm) = fakes(none.clone());
+    let began = tokio::time::Instant::now();
+    assert_eq!(read_all(&swarm, &bytes).await.unwrap_err(), FetchError::Gone);
+    assert!(began.elapsed() < Duration::from_millis(100));
+    assert_eq!(opened(&none), [1; 64]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_file_that_left_the_cache_is_fetched_again() {
+    let bytes = file(1);
+    let peers = near_to_far(&bytes, &[Behaviour::Honest, Behaviour::Honest]);
+    let (fakes, swarm) = fakes(peers.clone());
+    let transfer = swarm.join(manifest_of(&bytes).content());
+    transfer.chunk(0).await.unwrap();
+    fakes.kept.lock().clear();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    transfer.chunk(0).await.unwrap();
+    assert_eq!(opened(&peers), [1, 0]);
+    // And from the other, once the first has gone.
+    fakes.kept.lock().clear();
+    peers[0].close();
+    fakes.changes.send_modify(|version| *version += 1);
+    transfer.chunk(0).await.unwrap();
+    assert_eq!(opened(&peers), [1, 1]);
+}

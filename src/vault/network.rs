@@ -78,6 +78,17 @@ impl Network {
         &self.trackers
     }
 
+    /// The same network with more trackers.
+    pub fn with_trackers(&self, more: &[String]) -> Self {
+        let mut network = self.clone();
+        for tracker in more {
+            if !network.trackers.contains(tracker) {
+                network.trackers.push(tracker.clone());
+            }
+        }
+        network
+    }
+
     /// The same network for a tracker: without the key.
     pub fn for_tracker(&self) -> Self {
         let secret = NetworkSecret::TrackerOnly { id: self.id(), psk: self.tracker_psk() };

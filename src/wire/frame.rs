@@ -3,8 +3,11 @@
 //! A frame begins at the start of a Noise message and may go on through several. The header of a bulk frame stands in
 //! a Noise message of its own, so that a chunk is sealed from where it lies and opened to where it will stay.
 
+use bytes::Bytes;
+
 use crate::base::chunks::CHUNK;
 use crate::base::limits::MAX_FRAME;
+use crate::base::pool::Buffer;
 
 /// Bytes of a header.
 pub const HEADER: usize = 16;
@@ -115,7 +118,7 @@ pub struct Frame {
     /// Its header.
     pub header: Header,
     /// Its body.
-    pub body: Vec<u8>,
+    pub body: Bytes,
 }
 
 /// Puts frames together from the plaintexts of Noise messages. For each message: ask for [`Assembler::space`], open the
@@ -123,7 +126,7 @@ pub struct Frame {
 #[derive(Debug)]
 pub struct Assembler {
     first: Box<[u8]>,
-    begun: Option<(Header, Vec<u8>, usize)>,
+    begun: Option<(Header, Buffer, usize)>,
 }
 
 impl Default for Assembler {
@@ -137,7 +140,7 @@ impl Assembler {
     pub fn space(&mut self, len: usize) -> Result<&mut [u8], FrameError> {
         match &mut self.begun {
             None => self.first.get_mut(..len).ok_or(FrameError::Overrun),
-            Some((_, body, filled)) => body.get_mut(*filled..*filled + len).ok_or(FrameError::Overrun),
+            Some((_, body, filled)) => body.as_mut().get_mut(*filled..*filled + len).ok_or(FrameError::Overrun),
         }
     }
 
@@ -148,13 +151,14 @@ impl Assembler {
             None => {
                 let (head, part) = self.first[..len].split_first_chunk().ok_or(FrameError::Header)?;
                 let header = Header::read(head)?;
-                let mut body = vec![0; header.len as usize];
-                body.get_mut(..part.len()).ok_or(FrameError::Overrun)?.copy_from_slice(part);
+                let mut body = Buffer::new(header.len as usize);
+                body.as_mut().get_mut(..part.len()).ok_or(FrameError::Overrun)?.copy_from_slice(part);
                 (header, body, part.len())
             }
         };
-        if filled == body.len() {
-            return Ok(Some(Frame { header, body }));
+        let whole = body.as_ref().len();
+        if filled == whole {
+            return Ok(Some(Frame { header, body: body.share(0..whole) }));
         }
         if len == 0 {
             // A peer that sends empty parts would keep us busy for nothing.
@@ -191,7 +195,7 @@ mod tests {
                     prop_assert!(out.is_none());
                     out = feed(&mut assembler, part).unwrap();
                 }
-                prop_assert_eq!(out, Some(Frame { header, body: body.clone() }));
+                prop_assert_eq!(out, Some(Frame { header, body: body.clone().into() }));
             }
         }
 

@@ -3,6 +3,8 @@
 
 // Each test file uses a part of it.
 #![allow(dead_code, unused_imports)]
+// clippy.toml lets only test functions unwrap, and all of this serves tests.
+#![allow(clippy::unwrap_used)]
 
 pub mod capture;
 pub mod contents;

@@ -2,15 +2,16 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{ChildStdin, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
 use super::mounts::require_fuse;
 use super::node::Node;
 use super::process::{FLASHGET, Output, Running, in_plain_locale, run};
-use super::undo::Undo;
+use super::undo::{Undo, janitor};
 use super::wait::{SOON, until_within};
 
 /// See the module. Declare it before its nodes, so that it goes after them.
@@ -23,6 +24,9 @@ pub struct Network {
     tracker: Option<Running>,
     tracker_addr: SocketAddr,
     dir: TempDir,
+    /// Goes last.
+    _janitor: ChildStdin,
+    began: Instant,
 }
 
 /// An address of 127.0.0.0/8 that no other test uses.
@@ -67,8 +71,10 @@ impl Network {
         // Others than the owner may pass through: to a folder that a test gives them.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
         std::fs::create_dir(dir.path().join("logs")).unwrap();
+        let began = Instant::now();
+        let janitor = janitor(dir.path());
         let (name, invite, undo, tracker) = (name.to_owned(), String::new(), Undo::new(), None);
-        let mut network = Self { name, ip, invite, undo, tracker, tracker_addr, dir };
+        let mut network = Self { name, ip, invite, undo, tracker, tracker_addr, dir, _janitor: janitor, began };
         let (name, told) = (network.name.clone(), told.to_string());
         let made = network.in_tracker_home(&["network", "create", &name, "--tracker", &told]).ok();
         network.invite = made.text().trim_end().to_owned();
@@ -147,8 +153,22 @@ impl Network {
     }
 }
 
+/// Folders that were copied from a mount are read-only, and stand in the way of their own removal.
+fn make_removable(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            let _ = std::fs::set_permissions(entry.path(), mode);
+            make_removable(&entry.path());
+        }
+    }
+}
+
 impl Drop for Network {
     fn drop(&mut self) {
         self.undo.finish();
+        make_removable(self.dir.path());
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        eprintln!("{test}: {:.1?}", self.began.elapsed());
     }
 }

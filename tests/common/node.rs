@@ -156,7 +156,12 @@ impl Node {
 
     /// `flashget stat`; `None` if there is nothing.
     pub fn stat(&self, path: &str) -> Option<EntryReport> {
-        match self.ask(&Request::Stat { path: Path::new(path).into(), network: None }) {
+        self.stat_in(None, path)
+    }
+
+    /// The same, where the home has several networks.
+    pub fn stat_in(&self, network: Option<&str>, path: &str) -> Option<EntryReport> {
+        match self.ask(&Request::Stat { path: Path::new(path).into(), network: network.map(str::to_owned) }) {
             Ok(Report::Entry(entry)) => Some(*entry),
             Ok(other) => panic!("{other:?}"),
             Err(error) => {

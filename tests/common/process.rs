@@ -120,9 +120,8 @@ pub fn find_tool(name: &str) -> std::path::PathBuf {
     // Ordinary users often lack the sbin folders.
     let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     let found = dirs.map(|dir| dir.join(name)).find(|file| file.is_file());
-    found.unwrap_or_else(|| {
-        panic!("this test needs the program {name}: install it (docs/TESTING.md names the packages)")
-    })
+    found
+        .unwrap_or_else(|| panic!("this test needs the program {name}: scripts/setup test installs what the tests use"))
 }
 
 /// Messages and orders of sorting that tests can rely on.

@@ -1,8 +1,10 @@
 //! What has to be undone whatever happens: mounts are detached and daemons killed, at the latest when a test has taken
-//! far too long, so that a file system that hangs can't hang the tests.
+//! far too long, so that a file system that hangs can't hang the tests. And if the tests themselves are killed, a janitor
+//! does it.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -13,6 +15,20 @@ use super::mounts::is_mounted;
 
 /// No test takes this long, unless something hangs.
 const WATCHDOG: Duration = Duration::from_secs(300);
+
+/// Waits until the test has ended, however that was, and looks whether anything is left: `$1` is the test's folder.
+const JANITOR: &str = r#"
+    cat > /dev/null
+    [ -d "$1" ] || exit 0
+    for process in /proc/[0-9]*; do
+        if tr '\0' ' ' < "$process/cmdline" | grep -qF -- "--home $1/"; then kill -9 "${process#/proc/}"; fi
+    done
+    grep -F " $1/" /proc/self/mountinfo | cut -d ' ' -f 5 | while read -r point; do
+        umount -l "$point" || fusermount3 -uz "$point"
+    done
+    chmod -R u+rwX "$1"
+    rm -rf "$1"
+"#;
 
 #[derive(Default)]
 struct Things {
@@ -25,6 +41,21 @@ struct Things {
 #[derive(Clone, Default)]
 pub struct Undo {
     shared: Arc<(Mutex<Things>, Condvar)>,
+}
+
+/// Starts the janitor; it goes to work when what this returns is dropped.
+pub fn janitor(dir: &Path) -> ChildStdin {
+    let mut command = Command::new("sh");
+    command.args(["-c", JANITOR, "sh"]).arg(dir);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    // A Ctrl-C is not for it.
+    let leave = || {
+        rustix::process::setsid()?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec, `leave` makes one system call and touches no memory that other threads could hold.
+    unsafe { command.pre_exec(leave) };
+    command.spawn().unwrap().stdin.take().unwrap()
 }
 
 impl Undo {

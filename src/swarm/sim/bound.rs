@@ -14,6 +14,10 @@ use crate::swarm::pace::Pace;
 /// What happened in a run and counts for its bound.
 #[derive(Clone, Debug, Default)]
 pub struct Happened {
+    /// From when on everything was known, if peers with parts change, and what had been verified by then.
+    pub known: (f64, Ranges),
+    /// Seconds that each peer had lost by then.
+    pub lost_before: Vec<f64>,
     /// Seconds that each peer lost by losses on its link.
     pub lost: Vec<f64>,
     /// Faults of each peer that the transfer met.
@@ -21,24 +25,33 @@ pub struct Happened {
 }
 
 /// Classes of chunks: how many bytes are held by exactly these peers.
-fn classes(scenario: &Scenario, usable: &[usize]) -> BTreeMap<Vec<usize>, f64> {
+fn classes(scenario: &Scenario, happened: &Happened, usable: &[usize]) -> BTreeMap<Vec<usize>, f64> {
     let mut edges = vec![0, scenario.chunks];
-    let held: Vec<Option<&Ranges>> = usable.iter().map(|at| scenario.peers[*at].held.as_ref()).collect();
-    for run in held.iter().flatten().flat_map(|held| held.runs()) {
+    let held: Vec<Option<Ranges>> = usable.iter().map(|at| scenario.peers[*at].holds_at(happened.known.0)).collect();
+    let done = &happened.known.1;
+    for run in held.iter().flatten().chain([done]).flat_map(|held| held.runs()) {
         edges.extend([run.start, run.end]);
     }
     edges.sort_unstable();
     edges.dedup();
     let mut classes = BTreeMap::new();
     for pair in edges.windows(2) {
-        let holders = (0..usable.len()).filter(|at| held[*at].is_none_or(|held| held.contains(pair[0])));
+        if done.contains(pair[0]) {
+            continue;
+        }
+        let holders = (0..usable.len()).filter(|at| held[*at].as_ref().is_none_or(|held| held.contains(pair[0])));
         *classes.entry(holders.collect()).or_insert(0.0) += ((pair[1] - pair[0]) * CHUNK) as f64;
     }
     classes
 }
 
-/// What peer `at` can send by `time`, in bytes.
+/// What peer `at` can send by `time`, in bytes, from when on it all was known.
 fn can_send(scenario: &Scenario, happened: &Happened, at: usize, time: f64) -> f64 {
+    let before = sends_by(scenario, happened.lost_before[at], at, happened.known.0);
+    (sends_by(scenario, happened.lost[at], at, time) - before).max(0.0)
+}
+
+fn sends_by(scenario: &Scenario, lost: f64, at: usize, time: f64) -> f64 {
     let peer = &scenario.peers[at];
     let until = match peer.fault {
         Fault::Vanishes(at) | Fault::Stops(at) => time.min(at),
@@ -51,23 +64,26 @@ fn can_send(scenario: &Scenario, happened: &Happened, at: usize, time: f64) -> f
     let (change, later) = peer.changes.unwrap_or((f64::MAX, 0.0));
     let early = (until.min(change) - from).max(0.0) * peer.rate;
     let late = (until - change.max(from)).max(0.0) * later;
-    (early + late - happened.lost[at] * peer.rate.max(later)).max(0.0)
+    (early + late - lost * peer.rate.max(later)).max(0.0)
 }
 
 /// The least time in which all chunks could have come from the peers in `usable`; `None` if never.
 fn flow_time(scenario: &Scenario, happened: &Happened, usable: &[usize]) -> Option<f64> {
-    let classes = classes(scenario, usable);
+    let classes = classes(scenario, happened, usable);
+    if classes.is_empty() {
+        return Some(happened.known.0);
+    }
     if classes.keys().any(Vec::is_empty) {
         return None;
     }
-    let (mut low, mut high) = (0.0, 1e-3);
+    let (mut low, mut high) = (happened.known.0, happened.known.0 + 1e-3);
     let feasible = |time: f64| {
         let sends: Vec<f64> = usable.iter().map(|at| can_send(scenario, happened, *at, time)).collect();
         Flow::new(&sends, &classes).carries_all()
     };
     while !feasible(high) {
         low = high;
-        high *= 2.0;
+        high += 2.0 * (high - happened.known.0);
         if high > 1e6 {
             return None;
         }
@@ -89,8 +105,9 @@ fn deadline(rate: f64, delay: f64, first: bool) -> f64 {
 /// A peer is needed if without it and all slower ones the flow would take longer by more than this part.
 const NEEDED: f64 = 0.05;
 
-/// The bound: the flow, plus one chunk from the slowest peer that is needed, plus one deadline for each fault.
-pub fn bound(scenario: &Scenario, happened: &Happened) -> f64 {
+/// The bound: the flow, plus one chunk from the slowest peer that is needed, plus one deadline for each fault. And a
+/// tighter one, which counts all faults as one: the longest deadline alone.
+pub fn bound(scenario: &Scenario, happened: &Happened) -> (f64, f64) {
     let rate =
         |at: &usize| scenario.peers[*at].changes.map_or(f64::MAX, |(_, rate)| rate).min(scenario.peers[*at].rate);
     let honest = |at: &usize| !matches!(scenario.peers[*at].fault, Fault::Silent | Fault::Lies(_) | Fault::Boasts);
@@ -106,13 +123,13 @@ pub fn bound(scenario: &Scenario, happened: &Happened) -> f64 {
     }
     let needed = &usable[..high];
     let chunk = needed.iter().map(|at| CHUNK as f64 / rate(at) + 2.0 * scenario.peers[*at].delay).fold(0.0, f64::max);
-    let deadlines = scenario
-        .peers
-        .iter()
-        .zip(&happened.faults)
-        .filter(|(_, faults)| **faults > 0)
-        .map(|(peer, faults)| *faults as f64 * deadline(peer.rate, peer.delay, peer.fault == Fault::Silent));
-    flow + chunk + deadlines.sum::<f64>()
+    let faults = scenario.peers.iter().zip(&happened.faults).filter(|(_, faults)| **faults > 0);
+    let deadlines: Vec<(f64, f64)> = faults
+        .map(|(peer, faults)| (*faults as f64, deadline(peer.rate, peer.delay, peer.fault == Fault::Silent)))
+        .collect();
+    let all: f64 = deadlines.iter().map(|(faults, deadline)| faults * deadline).sum();
+    let longest = deadlines.iter().map(|(_, deadline)| *deadline).fold(0.0, f64::max);
+    (flow + chunk + all, flow + chunk + longest)
 }
 
 /// Maximum flow by Dinic's algorithm: source, peers, classes, sink.
@@ -204,7 +221,7 @@ impl Flow {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scenario::{Peer, Wanted};
+    use super::super::scenario::{Kind, Peer, Wanted};
     use super::*;
 
     fn peer(rate: f64, held: Option<Ranges>) -> Peer {
@@ -222,9 +239,14 @@ mod tests {
     }
 
     fn time(peers: Vec<Peer>) -> f64 {
-        let happened = Happened { lost: vec![0.0; peers.len()], faults: vec![0; peers.len()] };
+        let happened = Happened {
+            known: (0.0, Ranges::new()),
+            lost_before: vec![0.0; peers.len()],
+            lost: vec![0.0; peers.len()],
+            faults: vec![0; peers.len()],
+        };
         let all: Vec<usize> = (0..peers.len()).collect();
-        let scenario = Scenario { chunks: 100, wanted: Wanted::Whole, peers };
+        let scenario = Scenario { chunks: 100, wanted: Wanted::Whole, kind: Kind::Full, peers, known: false };
         flow_time(&scenario, &happened, &all).unwrap()
     }
 

@@ -3,6 +3,15 @@
 use crate::base::chunks::CHUNK;
 use crate::base::ranges::Ranges;
 
+/// What a reader asks ahead, in chunks.
+const WINDOW: u64 = 256;
+/// Peers that one reader's window can keep busy.
+const STREAM_PEERS: usize = 40;
+
+/// No transfer is over sooner than in about this many seconds, nor than in about this many round trips.
+const SHORTEST: f64 = 0.25;
+const ROUND_TRIPS: f64 = 40.0;
+
 /// A small generator of its own, so that a seed means the same case for ever.
 pub struct Dice(u64);
 
@@ -86,6 +95,15 @@ pub struct Peer {
     pub fault: Fault,
 }
 
+impl Peer {
+    /// What it holds at `time`.
+    pub fn holds_at(&self, time: f64) -> Option<Ranges> {
+        let mut held = self.held.clone()?;
+        self.grows.iter().filter(|(at, _)| *at <= time).for_each(|(_, more)| held.union_with(more));
+        Some(held)
+    }
+}
+
 /// How the file is wanted.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Wanted {
@@ -95,48 +113,74 @@ pub enum Wanted {
     Stream(u64),
 }
 
+/// What kind of case it is: it decides which bound is fair.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Kind {
+    /// Everybody holds everything; peers come, go, change and go wrong.
+    Full,
+    /// Peers hold parts, and stay as they are from the start.
+    Parts,
+    /// Peers hold parts, and come, go, change and go wrong: who knew the future would have asked otherwise.
+    PartsThatChange,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub chunks: u64,
     pub wanted: Wanted,
+    pub kind: Kind,
     pub peers: Vec<Peer>,
+    /// Rates are known from earlier transfers, more or less.
+    pub known: bool,
 }
 
 impl Scenario {
     /// The case of `seed`. Honest peers that stay hold every chunk between them.
     pub fn of(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let chunks = dice.log(1.0, 2000.0) as u64;
         let count = if dice.chance(0.1) { dice.log(20.0, 400.0) } else { dice.log(1.0, 20.0) } as usize;
-        let wanted = if dice.chance(0.3) { Wanted::Stream(256) } else { Wanted::Whole };
-        let partial = wanted == Wanted::Whole && dice.chance(0.5);
-        let faulty = if dice.chance(0.5) { dice.between(0.0, 0.6) } else { 0.0 };
-        let (slowest, fastest) = (dice.log(1e5, 1e8), dice.log(1e5, 1e8));
-        let spread = (slowest.min(fastest), slowest.max(fastest));
-        let farthest = dice.log(1e-4, 0.1);
+        let known = dice.chance(0.5);
+        // A file of one chunk comes with the handshake. And whoever asks hundreds for a few chunks can only guess whom.
+        let chunks = dice.log((count as f64).max(2.0), 2000.0) as u64;
+        let kind = match dice.below(10) {
+            0..5 => Kind::Full,
+            5..8 => Kind::Parts,
+            _ => Kind::PartsThatChange,
+        };
+        // A reader's window has too few chunks to keep hundreds of peers busy.
+        let streams = kind == Kind::Full && count <= STREAM_PEERS && dice.chance(0.5);
+        let wanted = if streams { Wanted::Stream(WINDOW) } else { Wanted::Whole };
+        let faulty = if kind != Kind::Parts && dice.chance(0.6) { dice.between(0.0, 0.6) } else { 0.0 };
+        // Not so fast that all is over before anything can be measured.
+        let most = (chunks * CHUNK) as f64 / count as f64 / SHORTEST;
+        let (slowest, fastest) = (dice.log(1e5, 1e8).min(most), dice.log(1e5, 1e8).min(most));
+        let spread = (slowest.min(fastest), slowest.max(fastest) * 1.001);
         let losses = if dice.chance(0.2) { dice.log(1e-3, 0.05) } else { 0.0 };
         // About how long it will take: what happens in between should happen in between.
         let typical = (spread.0 * spread.1).sqrt() * (count as f64).max(1.0);
         let span = (chunks * CHUNK) as f64 / typical;
+        // The bound knows no round trips: they are short against the whole.
+        let farthest = dice.log(1e-4, 0.1).min(span / ROUND_TRIPS);
         let mut peers = Vec::new();
         for at in 0..count {
             // The first ones stay honest.
             let honest = at == 0 || !dice.chance(faulty);
             let fault = if honest { Fault::None } else { Self::fault(&mut dice, span) };
-            let held = (partial && at > 0).then(|| Self::part(&mut dice, chunks));
+            let held = (kind != Kind::Full && at > 0).then(|| Self::part(&mut dice, chunks));
             let held = if fault == Fault::Silent { None } else { held };
             let grows = match &held {
-                Some(_) if dice.chance(0.3) => {
+                Some(_) if kind == Kind::PartsThatChange && dice.chance(0.3) => {
                     (1..4).map(|step| (span * f64::from(step) * 0.2, Self::part(&mut dice, chunks))).collect()
                 }
                 _ => Vec::new(),
             };
+            let changes = kind != Kind::Parts;
             peers.push(Peer {
-                arrives: if at == 0 || dice.chance(0.7) { 0.0 } else { dice.between(0.0, span) },
+                arrives: if at > 0 && changes && dice.chance(0.3) { dice.between(0.0, span) } else { 0.0 },
                 rate: dice.log(spread.0, spread.1),
-                changes: dice.chance(0.1).then(|| (dice.between(0.0, span), dice.log(spread.0, spread.1))),
-                delay: dice.log(5e-5, farthest),
+                changes: (changes && dice.chance(0.1)).then(|| (dice.between(0.0, span), dice.log(spread.0, spread.1))),
+                delay: dice.log(farthest / 100.0, farthest),
                 held,
                 grows,
                 loss: (losses, dice.between(0.02, 0.3)),
@@ -144,7 +188,7 @@ impl Scenario {
             });
         }
         // With parts only: the first one lacks what a second, who is as honest, does have.
-        if partial && chunks > 3 && count > 1 && dice.chance(0.5) {
+        if kind != Kind::Full && chunks > 3 && count > 1 && dice.chance(0.5) {
             let cut = 1 + dice.below(chunks - 2);
             peers[0].held = Some(Ranges::of(0..cut));
             let second = &mut peers[1];
@@ -152,7 +196,21 @@ impl Scenario {
             let held = second.held.get_or_insert_default();
             held.insert(cut..chunks);
         }
-        Self { chunks, wanted, peers }
+        Self { chunks, wanted, kind, peers, known }
+    }
+
+    /// Times after which somebody knows something that could not be known before.
+    pub fn surprises(&self) -> Vec<f64> {
+        let peer = |peer: &Peer| {
+            let fault = match peer.fault {
+                Fault::Vanishes(at) | Fault::Stops(at) | Fault::Busy(at) => at,
+                _ => 0.0,
+            };
+            let grows = peer.grows.iter().map(|(at, _)| *at);
+            let changes = peer.changes.map(|(at, _)| at);
+            grows.chain([peer.arrives, fault]).chain(changes).collect::<Vec<_>>()
+        };
+        self.peers.iter().flat_map(peer).collect()
     }
 
     fn fault(dice: &mut Dice, span: f64) -> Fault {

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::bound::{Happened, bound};
-use super::scenario::{Dice, Fault, Peer, Scenario, Wanted};
+use super::scenario::{Dice, Fault, Kind, Peer, Scenario, Wanted};
 use crate::base::chunks::CHUNK;
 use crate::base::ranges::Ranges;
 use crate::swarm::planner::{Act, Planner, Ticket};
@@ -16,10 +16,14 @@ use crate::swarm::sections::Slot;
 #[derive(Debug, Clone)]
 #[allow(dead_code)] // Shown by `Debug`.
 pub struct Outcome {
+    pub kind: Kind,
+    pub wanted: Wanted,
     pub chunks: u64,
     pub peers: usize,
     pub took: f64,
     pub bound: f64,
+    /// The bound if all faults count as one.
+    pub tight: f64,
     /// Requests for chunks.
     pub asked: u64,
     pub faults: u64,
@@ -178,7 +182,12 @@ pub fn run(seed: u64, tell: bool) -> Outcome {
         epoch,
         dice: Dice::new(!seed),
         open: BTreeSet::new(),
-        happened: Happened { lost: vec![0.0; count], faults: vec![0; count] },
+        happened: Happened {
+            known: (0.0, Ranges::new()),
+            lost_before: vec![0.0; count],
+            lost: vec![0.0; count],
+            faults: vec![0; count],
+        },
         asked: 0,
         wake: None,
         wanted: Ranges::new(),
@@ -190,11 +199,15 @@ pub fn run(seed: u64, tell: bool) -> Outcome {
     };
     world.go();
     let faults = world.happened.faults.iter().sum();
+    let (bound, tight) = bound(&world.scenario, &world.happened);
     Outcome {
+        kind: world.scenario.kind,
+        wanted: world.scenario.wanted,
         chunks: world.scenario.chunks,
         peers: count,
         took: world.now,
-        bound: bound(&world.scenario, &world.happened),
+        bound,
+        tight,
         asked: world.asked,
         faults,
         stall: world.stall,
@@ -221,21 +234,32 @@ impl World {
                 self.push(when, Event::Grows(at, more));
             }
         }
-        let now = self.at(0.0);
         match self.scenario.wanted {
             Wanted::Whole => {
                 self.wanted = Ranges::of(0..self.scenario.chunks);
-                self.planner.want(&self.wanted, now);
+                self.planner.want(&self.wanted);
             }
             Wanted::Stream(_) => self.read_on(),
         }
+        let mut surprises = self.scenario.surprises();
+        surprises.retain(|at| *at > 0.0);
+        surprises.sort_by(f64::total_cmp);
         let mut steps = 0u64;
         while self.planner.table().done().len() < self.scenario.chunks {
             let Some(Due(time, _, event)) = self.queue.pop() else { panic!("nothing happens any more") };
+            if self.scenario.kind == Kind::PartsThatChange && surprises.first().is_some_and(|at| *at <= time) {
+                surprises.retain(|at| *at > time);
+                self.now = time;
+                self.learns();
+            }
             self.now = time;
             self.happens(event);
             if matches!(self.scenario.wanted, Wanted::Stream(_)) {
                 self.read_on();
+            }
+            // Who is there from the start is found at once.
+            if self.queue.peek().is_some_and(|due| due.0 == time && matches!(due.2, Event::Arrives(_))) {
+                continue;
             }
             self.act();
             steps += 1;
@@ -252,7 +276,6 @@ impl World {
     /// A reader takes what is there and asks for what is next.
     fn read_on(&mut self) {
         let Wanted::Stream(window) = self.scenario.wanted else { return };
-        let now = self.at(self.now);
         let chunks = self.scenario.chunks;
         let before = self.head;
         while self.head < chunks && self.planner.table().done().contains(self.head) {
@@ -263,14 +286,14 @@ impl World {
             let more = Ranges::of(self.ahead..until);
             self.wanted.union_with(&more);
             self.ahead = until;
-            self.planner.want_near(&more, now);
+            self.planner.want_near(&more);
         }
         if self.head > before || self.now == 0.0 {
             self.stall = self.stall.max(self.now - self.waits_since);
             self.waits_since = self.now;
         }
         if self.head < chunks {
-            self.planner.want_now(self.head, now);
+            self.planner.want_now(self.head);
         }
     }
 
@@ -287,7 +310,10 @@ impl World {
                     Fault::Boasts => None,
                     _ => peer.held.clone(),
                 };
-                let slot = self.planner.arrives(held, None, 64, now);
+                // More or less what it was last time.
+                let error = self.dice.log(0.6, 1.7);
+                let rate = self.scenario.known.then_some(peer.spec.rate * error);
+                let slot = self.planner.arrives(held, rate, 64, now);
                 self.planner.round_trip(slot, Duration::from_secs_f64(2.0 * peer.spec.delay));
                 peer.slot = Some(slot);
                 self.by_slot.insert(slot, at);
@@ -299,7 +325,7 @@ impl World {
                     held.union_with(&more);
                 }
                 if let Some(slot) = peer.slot {
-                    self.planner.holds_more(slot, &more, now);
+                    self.planner.holds_more(slot, &more);
                 }
             }
             Event::Asked(at, ticket) => self.asked(at, ticket),
@@ -319,9 +345,10 @@ impl World {
                 }
                 self.planner.brought(ticket, CHUNK as usize, now);
                 if right {
-                    self.planner.verified(ticket, now);
+                    self.planner.verified(ticket);
                 } else {
                     self.happened.faults[at] += 1;
+                    self.learns();
                     self.parts(at);
                 }
             }
@@ -344,6 +371,14 @@ impl World {
         }
     }
 
+    /// Something comes out that could not have been known.
+    fn learns(&mut self) {
+        if self.scenario.kind == Kind::PartsThatChange {
+            self.happened.known = (self.now, self.planner.table().done().clone());
+            self.happened.lost_before.clone_from(&self.happened.lost);
+        }
+    }
+
     /// A peer's session ends.
     fn parts(&mut self, at: usize) {
         let peer = &mut self.peers[at];
@@ -353,7 +388,7 @@ impl World {
                 self.happened.faults[at] += 1;
             }
             self.by_slot.remove(&slot);
-            self.planner.gone(slot, self.at(self.now));
+            self.planner.gone(slot);
         }
     }
 
@@ -367,7 +402,6 @@ impl World {
         let back = self.now + peer.spec.delay;
         let lacks = peer.held.as_ref().is_some_and(|held| !held.contains(ticket.chunk));
         let fault = peer.spec.fault;
-        let stops = matches!(fault, Fault::Stops(from) if self.now >= from || peer.done(self.now).is_none());
         let mut faulty = |happened: &mut Happened| {
             if !std::mem::replace(&mut peer.struck, true) {
                 happened.faults[at] += 1;
@@ -383,13 +417,11 @@ impl World {
             _ if lacks => {
                 if fault == Fault::Boasts {
                     faulty(&mut self.happened);
+                    self.learns();
                 }
                 self.push(back, Event::Lacks(at, ticket));
             }
             _ => {
-                if stops {
-                    faulty(&mut self.happened);
-                }
                 peer.queue.push_back(ticket);
                 self.send(at);
             }
@@ -410,14 +442,16 @@ impl World {
             self.happened.lost[at] += time;
         }
         peer.sending = Some((ticket, begin));
-        if let Some(done) = peer.done(begin) {
-            self.push(done, Event::Sent(at, ticket));
+        match peer.done(begin) {
+            Some(done) => self.push(done, Event::Sent(at, ticket)),
+            None => self.happened.faults[at] = 1,
         }
     }
 
     /// Does what the planner wants done.
     fn act(&mut self) {
-        for act in self.planner.acts() {
+        let now = self.at(self.now);
+        for act in self.planner.acts(now) {
             match act {
                 Act::Ask(ticket) => {
                     self.asked += 1;

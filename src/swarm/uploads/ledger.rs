@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::receipt::Receipt;
 use crate::base::clock::Timestamp;
-use crate::base::ids::NodeId;
+use crate::base::ids::{NetworkId, NodeId};
 
 /// What everybody has: enough for a newcomer to get its share of what is not contested, and the unit of weights.
 const ALLOWANCE: f64 = (16 << 20) as f64;
@@ -29,8 +29,8 @@ struct Account {
     /// Bytes that it gave to this node, worth `at`.
     gave: f64,
     at: Option<Instant>,
-    /// By attester: bytes, and when it attested them.
-    attested: BTreeMap<NodeId, (u64, i64)>,
+    /// By attester and network: bytes, and when it attested them.
+    attested: BTreeMap<(NodeId, NetworkId), (u64, i64)>,
 }
 
 /// See the module.
@@ -68,10 +68,11 @@ impl Ledger {
         // What this node itself got, it knows best.
         let useful = known && fresh && receipt.attester != receipt.giver && receipt.attester != self.own;
         let Some(account) = self.account(receipt.giver).filter(|_| useful) else { return false };
-        if account.attested.len() >= MAX_ATTESTERS && !account.attested.contains_key(&receipt.attester) {
+        let by = (receipt.attester, receipt.network);
+        if account.attested.len() >= MAX_ATTESTERS && !account.attested.contains_key(&by) {
             return false;
         }
-        let entry = account.attested.entry(receipt.attester).or_insert((0, i64::MIN));
+        let entry = account.attested.entry(by).or_insert((0, i64::MIN));
         if receipt.at < entry.1 {
             return false;
         }
@@ -83,8 +84,12 @@ impl Ledger {
     pub fn weight(&self, node: &NodeId, now: Instant, wall: Timestamp) -> f64 {
         let Some(account) = self.accounts.get(node) else { return ALLOWANCE };
         let fresh = |at: i64| at + RECEIPT_SECS > wall.secs;
-        let attested: u64 =
-            account.attested.values().filter(|(_, at)| fresh(*at)).map(|(bytes, _)| (*bytes).min(PER_ATTESTER)).sum();
+        let mut attested: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for ((attester, _), (bytes, _)) in account.attested.iter().filter(|(_, (_, at))| fresh(*at)) {
+            let sum = attested.entry(*attester).or_default();
+            *sum = sum.saturating_add(*bytes).min(PER_ATTESTER);
+        }
+        let attested: u64 = attested.values().sum();
         (ALLOWANCE + account.worth(now) + attested as f64).min(MOST)
     }
 }
@@ -129,6 +134,12 @@ mod tests {
         assert_eq!(weight(&ledger, 1), 7.0);
         assert!(ledger.attest(&receipt(2, 1, 16 << 20), true, WALL));
         assert_eq!(weight(&ledger, 1), 4.0);
+        // Its words in two networks are added up, and capped together.
+        let elsewhere = |bytes| Receipt { network: NetworkId([2; 32]), ..receipt(2, 1, bytes) };
+        assert!(ledger.attest(&elsewhere(16 << 20), true, WALL));
+        assert_eq!(weight(&ledger, 1), 5.0);
+        assert!(ledger.attest(&elsewhere(1 << 40), true, WALL));
+        assert_eq!(weight(&ledger, 1), 7.0);
         for attester in 10..40 {
             ledger.attest(&receipt(attester, 1, 1 << 40), true, WALL);
         }

@@ -68,8 +68,8 @@ impl Uploads {
         })
     }
 
-    /// Answers a request for a file's content. `named`: somebody of the link's network publishes that content, so its
-    /// members may have it from the cache too.
+    /// Answers a request for a file's content. `named`: members of the link's network may have it from the cache too, for
+    /// one of them publishes it and it came by that network.
     pub async fn answer(self: &Arc<Self>, link: &Arc<dyn PeerLink>, named: bool, request: Request) -> Answer {
         let network = link.network();
         let place = match &request {
@@ -115,7 +115,8 @@ impl Uploads {
         self.ledger.lock().gave(giver, bytes, now);
         let (due, shown) = {
             let mut credits = self.credits.lock();
-            (credits.brought(giver, bytes, now), credits.show(giver, now))
+            let network = link.network();
+            (credits.brought(network, giver, bytes, now), credits.show(network, giver, now))
         };
         if let Some(bytes) = due {
             let at = Timestamp::now().secs;
