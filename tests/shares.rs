@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,6 +29,27 @@ fn seen_within(what: &str, look: impl FnMut() -> bool) {
     let mut look = look;
     until_within(SEEN, what, || look().then_some(()));
     eprintln!("{what}: after {:.2?}", began.elapsed());
+}
+
+#[test]
+fn the_first_mount_of_a_node_shows_what_the_node_itself_shares() {
+    let network = Network::new();
+    let share = network.path("share");
+    random_file(&share.join("big"), 20 * MIB, "own");
+    text_file(&share.join("small.txt"), "small");
+    let node = network.member("node");
+    // Without a daemon: the one that the mount starts has hashed nothing yet.
+    node.share(&share);
+    let mounted: serde_json::Value = serde_json::from_str(&node.mount_with(&["--json"])).unwrap();
+    assert_eq!(mounted["files"], 2, "{mounted}");
+    assert_eq!(ls(&node.mount_point), ["big", "small.txt"]);
+    // What was withdrawn while no daemon ran is not published by the next one.
+    node.umount();
+    node.ok(["stop"]);
+    node.ends();
+    node.ok([OsStr::new("share"), "remove".as_ref(), share.as_os_str()]);
+    node.mount();
+    assert!(ls(&node.mount_point).is_empty());
 }
 
 #[test]

@@ -101,8 +101,9 @@ pub struct TrackerState {
 
 impl Membership {
     /// Joins a network: loads what is known of it and starts to look for its members. `None` if the vault has only a
-    /// tracker's key of it. Blocks on the disk.
-    pub fn start(network: &Network, around: Arc<Around>) -> Option<Arc<Self>> {
+    /// tracker's key of it. What is counted in `pending` must be over before the first view is complete. Blocks on the
+    /// disk.
+    pub fn start(network: &Network, around: Arc<Around>, pending: Pending) -> Option<Arc<Self>> {
         let id = network.id();
         let access = Access { network: id, psk: network.member_psk()?, kind: Kind::Member };
         let tracker_access = Access { network: id, psk: network.tracker_psk(), kind: Kind::Tracker };
@@ -141,7 +142,7 @@ impl Membership {
             greeted: watch::channel(HashSet::new()).0,
             dial_slots: Semaphore::new(AT_ONCE),
             catching_up: Mutex::default(),
-            pending: Pending::default(),
+            pending,
             tracker_states: Mutex::default(),
             dial_now: Notify::new(),
             view_now: Notify::new(),

@@ -6,7 +6,7 @@ pub mod known;
 pub mod membership;
 #[cfg(test)]
 mod pair;
-mod pending;
+pub mod pending;
 mod publishing;
 pub mod roster;
 mod trackers;

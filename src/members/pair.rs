@@ -9,6 +9,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use tokio::sync::watch;
 
 use super::membership::{Around, Membership};
+use super::pending::Pending;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, NetworkId, NodeId, Root};
 use crate::base::names::ValidPath;
@@ -22,6 +23,11 @@ use crate::wire::message::{Notice, Request, Response};
 
 /// A membership of the node whose identity is made of `tag`, with its state in `dir`.
 pub fn member(tag: u8, dir: &Path) -> Arc<Membership> {
+    member_with(tag, dir, Pending::default())
+}
+
+/// The same, whose first view waits for `pending`.
+pub fn member_with(tag: u8, dir: &Path, pending: Pending) -> Arc<Membership> {
     let key = SigningKey::from_bytes(&[tag; 32]);
     let node = NodeId(key.verifying_key().to_bytes());
     let sign = Arc::new(move |message: &[u8]| key.sign(message).to_bytes());
@@ -39,7 +45,7 @@ pub fn member(tag: u8, dir: &Path) -> Arc<Membership> {
         service: OnceLock::new(),
     });
     let network = Network::new("lab", NetworkSecret::Member(NetworkKey::from_bytes([7; 32])), Vec::new()).unwrap();
-    Membership::start(&network, around).unwrap()
+    Membership::start(&network, around, pending).unwrap()
 }
 
 /// One side of a session in memory.

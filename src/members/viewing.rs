@@ -102,3 +102,26 @@ impl Membership {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::tree::TREE_ROOT;
+    use crate::members::pair::{entries, member_with};
+    use crate::members::pending::Pending;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_view_is_not_complete_before_this_nodes_own_files_are_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pending = Pending::default();
+        let looks = pending.guard();
+        let member = member_with(1, dir.path(), pending);
+        let mut settled = member.settled();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!*settled.borrow());
+        member.publish(&entries(&["a"])).unwrap();
+        drop(looks);
+        settled.wait_for(|settled| *settled).await.unwrap();
+        assert_eq!(member.view().borrow().files(TREE_ROOT).count(), 1);
+    }
+}

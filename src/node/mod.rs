@@ -13,6 +13,7 @@ mod service;
 mod shares;
 pub mod tracker;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,9 +34,10 @@ use crate::settings::address::parse_host_port;
 use crate::settings::file::{NODE_PORT, Settings, TRACKER_PORT};
 use crate::settings::home::{Home, HomeLock};
 use crate::share::list::ShareList;
-use crate::share::sharer::{Config as SharerConfig, Sharer};
+use crate::share::sharer::{Config as SharerConfig, Looked, Sharer};
 use crate::swarm::uploads::Uploads;
 use crate::swarm::uploads::admission::UploadLimits;
+use crate::vault::network::Network;
 use crate::vault::sealer::Sealer;
 use crate::vault::store::{Unlock, Vault};
 
@@ -149,10 +151,10 @@ impl Node {
             let members: Vec<_> = vault.networks().to_vec();
             let (threads, never) = (threads(&settings), own_folders(&home, &settings));
             blocking(move || {
-                members.iter().for_each(|network| networks.join(network));
                 let list = ShareList::load(&offline::share_list_file(&home), &sealer).map_err(wrong)?;
-                let config =
-                    SharerConfig { index: home.state_dir().join("index"), sealer: Arc::clone(&sealer), threads, never };
+                let looked = first_looks(&networks, &members, &list);
+                let index = home.state_dir().join("index");
+                let config = SharerConfig { index, sealer: Arc::clone(&sealer), threads, never, looked };
                 let publish = Box::new(move |network, entries: Vec<_>| networks.publish(network, &entries));
                 let sharer = Sharer::start(config, list.shares().to_vec(), publish).map_err(ControlError::failed)?;
                 Ok((list, Arc::new(sharer)))
@@ -262,6 +264,24 @@ impl Node {
             self.ask_to_stop();
         }
     }
+}
+
+/// Joins the networks. The first view of each is complete only once the shares in it have been looked at, which the
+/// function that is returned hears of. Blocks on the disk; needs tokio's context.
+fn first_looks(networks: &Networks, members: &[Network], list: &ShareList) -> Looked {
+    let mut held = BTreeMap::new();
+    for network in members {
+        let id = network.id();
+        let guard = networks.join(network);
+        if list.shares().iter().any(|share| share.network == id) {
+            held.insert(id, guard);
+        } else {
+            // Shares that were removed while no daemon ran.
+            networks.publish(id, &[]);
+        }
+    }
+    let held = Mutex::new(held);
+    Box::new(move |network| drop(held.lock().remove(&network)))
 }
 
 fn node_name(settings: &Settings) -> String {

@@ -21,6 +21,7 @@ use crate::catalog::tree::{TREE_ROOT, ViewTree};
 use crate::control::report::NetworkReport;
 use crate::control::{ControlError, ErrorCode};
 use crate::members::membership::{Around, Membership, TrackerState};
+use crate::members::pending::{Guard, Pending};
 use crate::net::handshake::Identity;
 use crate::net::link::PeerLink;
 use crate::reader::flight::Flights;
@@ -140,11 +141,14 @@ impl Networks {
         self.joined.read().values().cloned().collect()
     }
 
-    /// Joins, unless this home only has a tracker's key. Blocks on the disk; needs tokio's context.
-    pub fn join(&self, network: &Network) {
-        let Some(set_up) = self.set_up.get() else { return };
+    /// Joins, unless this home only has a tracker's key. The first view is not complete before the guard is dropped: what
+    /// this node itself offers belongs to it. Blocks on the disk; needs tokio's context.
+    pub fn join(&self, network: &Network) -> Option<Guard> {
+        let set_up = self.set_up.get()?;
+        let pending = Pending::default();
+        let guard = pending.guard();
         let network = &network.with_trackers(&set_up.trackers);
-        let Some(membership) = Membership::start(network, Arc::clone(&set_up.around)) else { return };
+        let membership = Membership::start(network, Arc::clone(&set_up.around), pending)?;
         let changes = watch::channel(0).0;
         let finder = Arc::new(Members {
             membership: Arc::clone(&membership),
@@ -163,6 +167,7 @@ impl Networks {
         let swarm = Swarm::new(finder, keep, &set_up.runtime);
         let joined = Joined { membership, swarm, flights: Flights::new() };
         self.joined.write().insert(network.id(), Arc::new(joined));
+        Some(guard)
     }
 
     pub async fn leave(&self, id: &NetworkId) {
@@ -279,7 +284,9 @@ impl Node {
         let node = Arc::clone(self);
         blocking(move || {
             node.vault.lock().add_network(network.clone()).map_err(wrong)?;
-            node.networks.join(&network);
+            let _first = node.networks.join(&network);
+            // Nothing is offered yet; what was in an earlier life is withdrawn.
+            node.networks.publish(network.id(), &[]);
             node.open_doors();
             Ok(())
         })

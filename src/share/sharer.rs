@@ -1,6 +1,7 @@
 //! The thread that knows what this node offers: it scans, hashes, watches, and says what to publish.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -78,7 +79,12 @@ pub struct Config {
     pub threads: usize,
     /// Folders that are never shared.
     pub never: Vec<PathBuf>,
+    /// See there.
+    pub looked: Looked,
 }
+
+/// Hears, once, of each network of the first shares that all its shares have been looked at, and published.
+pub type Looked = Box<dyn Fn(NetworkId) + Send>;
 
 /// Hears what a network's catalog should now be: sorted by path, none twice.
 pub type Publish = Box<dyn Fn(NetworkId, Vec<Entry>) + Send>;
@@ -212,10 +218,6 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn has_failed(&self, id: u32) -> bool {
-        matches!(self.status.lock().get(&id).map(|status| &status.state), Some(ShareState::Failed(_)))
-    }
-
     fn set(&self, id: u32, change: impl FnOnce(&mut ShareStatus)) {
         if let Some(status) = self.status.lock().get_mut(&id) {
             change(status);
@@ -235,6 +237,10 @@ struct Offered {
     dir: Arc<PathBuf>,
     files: BTreeMap<ValidPath, Known>,
     watched: Result<(), String>,
+    /// Device and inode of the folder that is watched: another one may take its place.
+    folder: Option<(u64, u64)>,
+    /// It could not be read when it was last looked at: nothing of it is offered.
+    failed: bool,
     next_scan: Instant,
 }
 
@@ -277,16 +283,25 @@ impl Work {
         }
         // All that is remembered is offered before the first scan, which may take long.
         let first: Vec<Share> = std::mem::take(&mut self.shared.inbox.lock().added);
-        let ids: Vec<u32> = first.iter().map(|share| share.id).collect();
+        let begun: Vec<(u32, NetworkId)> = first.iter().map(|share| (share.id, share.network)).collect();
         first.into_iter().for_each(|share| self.begin(share));
+        let networks: BTreeSet<NetworkId> = begun.iter().map(|(_, network)| *network).collect();
+        // Once, with all its shares: one after the other would withdraw those that are not begun yet.
+        networks.into_iter().for_each(|network| self.publish(network));
         self.sweep();
-        ids.into_iter().for_each(|id| self.look(id, None));
+        for (at, (id, network)) in begun.iter().enumerate() {
+            self.look(*id, None);
+            if begun[at + 1..].iter().all(|(_, other)| other != network) {
+                (self.config.looked)(*network);
+            }
+        }
         loop {
             match self.next() {
                 Next::Stop => return,
                 Next::Add(share) => {
-                    let id = share.id;
+                    let (id, network) = (share.id, share.network);
                     self.begin(share);
+                    self.publish(network);
                     self.look(id, None);
                 }
                 Next::Remove(id) => self.end(id),
@@ -332,7 +347,7 @@ impl Work {
         }
     }
 
-    /// Takes a share in, with what is remembered of it.
+    /// Takes a share in, with what is remembered of it; publishes nothing yet.
     fn begin(&mut self, share: Share) {
         self.shared.status.lock().insert(share.id, new_status(&share));
         let dir = Arc::new(share.dir.clone());
@@ -342,18 +357,31 @@ impl Work {
             self.offer(&share, &dir, &indexed.path, known.content);
             files.insert(indexed.path, known);
         }
-        // Watched before it is scanned, so that nothing falls between.
-        let watched = match &mut self.watch {
-            Some(watch) => watch.add(&share.dir).map_err(|error| error.to_string()),
+        let id = share.id;
+        let watched = Err("it is not watched yet".into());
+        let next_scan = Instant::now() + RESCAN_WATCHED;
+        self.shares.insert(id, Offered { share, dir, files, watched, folder: None, failed: false, next_scan });
+        self.watch(id);
+        if let Some(Offered { watched: Err(error), .. }) = self.shares.get(&id) {
+            tracing::warn!(share = id, %error, "a share can't be watched: it is scanned now and then");
+        }
+    }
+
+    /// Sees to it that the folder that is there now is watched. Before it is scanned, so that nothing falls between.
+    fn watch(&mut self, id: u32) {
+        let Some(offered) = self.shares.get_mut(&id) else { return };
+        let folder = std::fs::metadata(&offered.share.dir).ok().map(|meta| (meta.dev(), meta.ino()));
+        if offered.watched.is_ok() && !offered.failed && offered.folder == folder {
+            return;
+        }
+        offered.folder = folder;
+        offered.watched = match &mut self.watch {
+            Some(watch) => {
+                watch.remove(&offered.share.dir);
+                watch.add(&offered.share.dir)
+            }
             None => Err("the kernel's watches are not available".into()),
         };
-        if let Err(error) = &watched {
-            tracing::warn!(share = share.id, %error, "a share can't be watched: it is scanned now and then");
-        }
-        let network = share.network;
-        self.shares
-            .insert(share.id, Offered { share, dir, files, watched, next_scan: Instant::now() + RESCAN_WATCHED });
-        self.publish(network);
     }
 
     fn end(&mut self, id: u32) {
@@ -413,16 +441,13 @@ impl Work {
 
     /// Looks at a share, or at parts of it; hashes what is new and publishes what changed.
     fn look(&mut self, id: u32, only: Option<&[PathBuf]>) {
-        let Some(offered) = self.shares.get_mut(&id) else { return };
-        let mut was_away = false;
+        // What is back must be looked at whole: any of it may have changed meanwhile.
+        let only = only.filter(|_| self.shares.get(&id).is_some_and(|offered| !offered.failed));
         if only.is_none() {
-            was_away = self.shared.has_failed(id);
-            if offered.watched.is_err()
-                && let Some(watch) = &mut self.watch
-            {
-                // Before it is scanned, so that nothing falls between.
-                offered.watched = watch.add(&offered.share.dir).map_err(|error| error.to_string());
-            }
+            self.watch(id);
+        }
+        let Some(offered) = self.shares.get_mut(&id) else { return };
+        if only.is_none() {
             let every = if offered.watched.is_ok() { RESCAN_WATCHED } else { RESCAN_UNWATCHED };
             offered.next_scan = Instant::now() + every;
             self.shared.set(id, |status| status.state = ShareState::Scanning);
@@ -432,6 +457,10 @@ impl Work {
             Ok(found) => found,
             Err(error) => return self.fail(id, &error.to_string()),
         };
+        let back = std::mem::take(&mut offered.failed);
+        if back {
+            tracing::info!(share = id, "a share can be read again");
+        }
         let in_scope =
             |path: &ValidPath| only.is_none_or(|only| only.iter().any(|target| as_path(path).starts_with(target)));
         let mut changes = Vec::new();
@@ -457,8 +486,7 @@ impl Work {
         }
         let removed = !changes.is_empty();
         self.save(&changes);
-        // What was withdrawn while the share was away is offered again, though no file of it may have changed.
-        if removed || was_away {
+        if removed || back {
             self.publish(share.network);
         }
         if only.is_none() {
@@ -553,13 +581,11 @@ impl Work {
     /// A share that is not there offers nothing; what is known of it is kept for when it comes back.
     fn fail(&mut self, id: u32, reason: &str) {
         let Some(offered) = self.shares.get_mut(&id) else { return };
-        tracing::warn!(share = id, reason, "a share can't be read");
+        if !std::mem::replace(&mut offered.failed, true) {
+            tracing::warn!(share = id, reason, "a share can't be read");
+        }
         for (path, known) in &offered.files {
             self.sources.remove(known.content, id, path);
-        }
-        if let Some(watch) = &mut self.watch {
-            watch.remove(&offered.share.dir);
-            offered.watched = watch.add(&offered.share.dir).map_err(|error| error.to_string());
         }
         offered.next_scan = Instant::now() + RESCAN_UNWATCHED;
         let network = offered.share.network;
@@ -570,9 +596,8 @@ impl Work {
     fn publish(&self, network: NetworkId) {
         let mut entries: BTreeMap<ValidPath, Entry> = BTreeMap::new();
         for offered in self.shares.values().filter(|offered| offered.share.network == network) {
-            let failed = self.shared.has_failed(offered.share.id);
             let (mut files, mut bytes) = (0, 0);
-            for (path, known) in offered.files.iter().filter(|_| !failed) {
+            for (path, known) in offered.files.iter().filter(|_| !offered.failed) {
                 (files, bytes) = (files + 1, bytes + known.stat.size);
                 let Some(path) = published_path(&offered.share, path) else { continue };
                 let entry = Entry {

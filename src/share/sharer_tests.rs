@@ -24,16 +24,21 @@ fn share(dir: &Path) -> Share {
 }
 
 fn start(dir: tempfile::TempDir) -> Bench {
-    let (send, published) = channel();
     let share = share(dir.path());
+    start_with(dir, vec![share], Box::new(|_| ()))
+}
+
+fn start_with(dir: tempfile::TempDir, shares: Vec<Share>, looked: Looked) -> Bench {
+    let (send, published) = channel();
     let config = Config {
         index: dir.path().join("index.redb"),
         sealer: Arc::new(Sealer::new(&NameKey::from_bytes([1; 32]))),
         threads: 2,
         never: Vec::new(),
+        looked,
     };
     let publish = Box::new(move |_: NetworkId, entries| drop(send.send(entries)));
-    Bench { dir, published, sharer: Sharer::start(config, vec![share], publish).unwrap() }
+    Bench { dir, published, sharer: Sharer::start(config, shares, publish).unwrap() }
 }
 
 impl Bench {
@@ -146,6 +151,88 @@ fn a_withdrawn_share_offers_nothing() {
     bench.until(|entries| entries.is_empty());
     assert!(!bench.sharer.sources().offers(LAB, content));
     assert!(bench.sharer.status().is_empty());
+}
+
+impl Bench {
+    /// Looks at all shares now, as the sharer does now and then.
+    fn rescan(&self) {
+        self.sharer.shared.inbox.lock().dirty.overflow();
+        self.sharer.shared.changed.notify_all();
+    }
+}
+
+#[test]
+fn a_folder_that_went_and_came_back_is_published_and_watched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(share(dir.path()).dir.join("f"), vec![7; 300_000]).unwrap();
+    // So that it counts as settled, and is not hashed again at every look.
+    std::thread::sleep(2 * RACY);
+    let bench = start(dir);
+    let content = bench.until(|entries| entries.len() == 1)[0].content;
+    bench.until_watching();
+    let (data, away) = (bench.dir.path().join("data"), bench.dir.path().join("away"));
+    for _ in 0..2 {
+        fs::rename(&data, &away).unwrap();
+        bench.rescan();
+        bench.until(|entries| entries.is_empty());
+        assert!(!bench.sharer.sources().offers(LAB, content));
+        fs::rename(&away, &data).unwrap();
+        bench.rescan();
+        bench.until(|entries| entries.len() == 1 && entries[0].content == content);
+        assert!(bench.sharer.sources().offers(LAB, content));
+        bench.until_watching();
+    }
+    // Nothing had to be hashed anew, and what changes now is heard of.
+    assert_eq!(bench.sharer.shared.progress.bytes.load(Ordering::Relaxed), 300_000);
+    fs::write(bench.file("g"), "new").unwrap();
+    bench.until(|entries| entries.len() == 2);
+}
+
+#[test]
+fn a_folder_that_another_one_replaced_is_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(share(dir.path()).dir.join("f"), "f").unwrap();
+    let bench = start(dir);
+    bench.until(|entries| entries.len() == 1);
+    bench.until_watching();
+    let data = bench.dir.path().join("data");
+    fs::rename(&data, bench.dir.path().join("old")).unwrap();
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("g"), "g").unwrap();
+    bench.rescan();
+    bench.until(|entries| entries.len() == 1 && entries[0].path.as_bytes() == b"g");
+    bench.until_watching();
+    fs::write(data.join("h"), "h").unwrap();
+    bench.until(|entries| entries.len() == 2);
+}
+
+#[test]
+fn that_a_networks_first_shares_have_been_looked_at_is_told_once_they_are_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = share(dir.path());
+    fs::write(first.dir.join("f"), "f").unwrap();
+    let named = |name: &str, id, network| {
+        let dir = dir.path().canonicalize().unwrap().join(name);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join(name), name).unwrap();
+        Share { id, dir, at: None, network, hidden: false }
+    };
+    let other = NetworkId([2; 32]);
+    let shares = vec![first, named("g", 2, LAB), named("h", 3, other)];
+    let (send, looked) = channel();
+    let bench = start_with(dir, shares.clone(), Box::new(move |network| send.send(network).unwrap_or(())));
+    assert_eq!(looked.recv_timeout(PATIENCE), Ok(LAB));
+    assert_eq!(looked.recv_timeout(PATIENCE), Ok(other));
+    let published: Vec<usize> = bench.published.try_iter().map(|entries| entries.len()).collect();
+    assert_eq!(published[..5], [0, 0, 1, 2, 1]);
+    let Bench { dir, sharer, .. } = bench;
+    drop(sharer);
+    // What is remembered of several shares is published at once, and none is withdrawn meanwhile.
+    let (send, looked) = channel();
+    let bench = start_with(dir, shares, Box::new(move |network| send.send(network).unwrap_or(())));
+    looked.recv_timeout(PATIENCE).unwrap();
+    let published: Vec<usize> = bench.published.try_iter().map(|entries| entries.len()).collect();
+    assert_eq!(published[..2], [2, 1]);
 }
 
 #[test]
