@@ -10,16 +10,18 @@ use crate::base::chunks::CHUNK;
 
 /// Requests in flight before anything is known of a source whose round trip is short: a slow one would keep more waiting
 /// for long, and a quick one is known after its first chunk.
-const FIRST_DEPTH: usize = 2;
+const FIRST_DEPTH: usize = 1;
 /// Before anything is known, one more request in flight for each of these in the round trip.
-const FIRST_DEPTH_PER: Duration = Duration::from_millis(10);
+const FIRST_DEPTH_PER: Duration = Duration::from_millis(25);
 /// Never fewer: one request being answered, one waiting behind it.
 const MIN_DEPTH: usize = 2;
 /// Never more: 16 MiB of promises from one source; enough for 1 Gbit/s at 60 ms.
 pub const MAX_DEPTH: usize = 64;
-/// What should wait at the source beyond what is on the way, so that its link never runs dry while this side is busy...
+/// What should wait at the source beyond what is on the way, so that its link never runs dry while this side is busy.
 const SPARE: Duration = Duration::from_millis(200);
-/// ...but not more chunks than this: a link that needs more has no trouble to be fast, and a reader's window would be
+/// The same near the end of the work, where what waits at one source can't be given to another any more.
+const LEAN_SPARE: Duration = Duration::from_millis(60);
+/// But not more chunks than this: a link that needs more has no trouble to be fast, and a reader's window would be
 /// full of what one source has promised.
 const SPARE_MAX: usize = 16;
 /// Time over which the rate is smoothed.
@@ -95,6 +97,13 @@ impl Pace {
     /// Nothing measured yet, but `rate` bytes per second some time ago.
     pub fn remembered(rate: f64) -> Self {
         Self { hinted: true, ..Self::new(rate) }
+    }
+
+    /// A better guess; for a rate that is no more than that.
+    pub fn guess(&mut self, rate: f64) {
+        if !self.is_known() {
+            self.rate = rate.max(1.0);
+        }
     }
 
     /// True if the rate is more than a guess.
@@ -184,12 +193,28 @@ impl Pace {
 
     /// How many requests to have in flight: what the link holds twice over (it may be faster than it looks), and some to spare.
     pub fn depth(&self) -> usize {
+        self.depth_with(SPARE)
+    }
+
+    /// The same with less to spare, where work should be kept for others.
+    pub fn lean_depth(&self) -> usize {
+        self.depth_with(LEAN_SPARE)
+    }
+
+    /// The same for the end of the work: one at a time, where asking anew costs next to nothing of a chunk's time.
+    pub fn last_depth(&self) -> usize {
+        let chunk = self.chunk_time();
+        let slow = LEAN_SPARE.as_secs_f64() < chunk / 2.0 && self.rtt().as_secs_f64() < chunk / 20.0;
+        if slow { 1 } else { self.lean_depth() }
+    }
+
+    fn depth_with(&self, spare: Duration) -> usize {
         let rtt = self.rtt();
         if !self.is_known() {
             return (FIRST_DEPTH + (rtt.as_micros() / FIRST_DEPTH_PER.as_micros()) as usize).min(MAX_DEPTH / 4);
         }
         let on_the_way = (2.0 * rtt.as_secs_f64() / self.chunk_time()).ceil() as usize;
-        let spare = (SPARE.as_secs_f64() / self.chunk_time()).ceil() as usize;
+        let spare = (spare.as_secs_f64() / self.chunk_time()).ceil() as usize;
         (on_the_way + spare.clamp(1, SPARE_MAX)).clamp(MIN_DEPTH, MAX_DEPTH)
     }
 
@@ -301,7 +326,7 @@ mod tests {
                 pace.round_trip(Duration::from_micros(took));
             }
             prop_assert!(pace.rate().is_finite() && pace.rate() > 0.0);
-            prop_assert!((MIN_DEPTH..=MAX_DEPTH).contains(&pace.depth()));
+            prop_assert!((FIRST_DEPTH.min(MIN_DEPTH)..=MAX_DEPTH).contains(&pace.depth()));
             prop_assert!(pace.suspicious() >= SUSPECT_FLOOR && pace.deadline() >= DEADLINE_FLOOR);
             prop_assert!(pace.samples == 0 || pace.deadline() <= DEADLINE_CEILING);
         }

@@ -49,6 +49,19 @@ pub enum Act {
     Cancel(Ticket),
 }
 
+/// What all reliable sources together can do, as of a moment and a request.
+#[derive(Clone, Copy, Debug)]
+struct Outlook {
+    at: Instant,
+    serial: u64,
+    /// Bytes per second.
+    rate: f64,
+    /// How long the one takes that would bring a chunk first.
+    soonest: Duration,
+    /// Sources that hold everything.
+    whole: usize,
+}
+
 /// See the module.
 pub struct Planner {
     table: SectionTable,
@@ -62,6 +75,9 @@ pub struct Planner {
     /// Something changed for everybody, or for these sources: their pipelines are to be looked at.
     stale: bool,
     fresh: Vec<Slot>,
+    /// Readers have begun to wait for these.
+    rushed: Vec<u64>,
+    outlook: Outlook,
     /// Some source had nothing to do when that was last looked at.
     idle: bool,
     /// Sources came since sections were given out.
@@ -91,6 +107,8 @@ impl Planner {
             acts: Vec::new(),
             stale: false,
             fresh: Vec::new(),
+            rushed: Vec::new(),
+            outlook: Outlook { at: now, serial: 0, rate: 0.0, soonest: Duration::ZERO, whole: 0 },
             idle: false,
             newcomers: false,
             balanced: now,
@@ -114,10 +132,14 @@ impl Planner {
         if std::mem::take(&mut self.stale) {
             self.fresh.clear();
             self.fill_all(now);
+            self.rushed.clear();
             self.hurry_all(now);
         }
         while let Some(slot) = self.fresh.pop() {
             self.fill(slot, now);
+        }
+        while let Some(chunk) = self.rushed.pop() {
+            self.hurry(chunk, now);
         }
         std::mem::take(&mut self.acts)
     }
@@ -156,7 +178,11 @@ impl Planner {
         if !self.table.is_near(chunk) {
             self.table.want_near(&Ranges::of(chunk..chunk + 1));
         }
-        self.stale = true;
+        // If it is on its way, there is nothing to do for others than to see whether it is late.
+        match self.table.askers(chunk).next() {
+            Some(_) => self.rushed.push(chunk),
+            None => self.stale = true,
+        }
     }
 
     /// Nobody wants these any more; what is in flight of them is cancelled.
@@ -199,9 +225,7 @@ impl Planner {
 
     /// A source is there; it brings what it holds (`None`: everything). `rate`: bytes per second, if known from elsewhere.
     pub fn arrives(&mut self, held: Option<Ranges>, rate: Option<f64>, max_requests: usize, now: Instant) -> Slot {
-        let measured: Vec<f64> = self.each().filter_map(|(_, source)| source.pace.measured()).collect();
-        let usual = if measured.is_empty() { FIRST_RATE } else { measured.iter().sum::<f64>() / measured.len() as f64 };
-        let pace = rate.map_or_else(|| Pace::new(usual), Pace::remembered);
+        let pace = rate.map_or_else(|| Pace::new(self.usual_rate()), Pace::remembered);
         let at = self.sources.iter().position(Option::is_none).unwrap_or(self.sources.len());
         let slot = Slot(at as u32);
         if at == self.sources.len() {
@@ -212,6 +236,13 @@ impl Planner {
         self.newcomers = true;
         self.stale = true;
         slot
+    }
+
+    /// What to expect of a stranger: what the others bring.
+    fn usual_rate(&self) -> f64 {
+        let measured = self.each().filter_map(|(_, source)| source.pace.measured());
+        let (count, sum) = measured.fold((0u32, 0.0), |(count, sum), rate| (count + 1, sum + rate));
+        if count == 0 { FIRST_RATE } else { sum / f64::from(count) }
     }
 
     /// What a source said of itself: what it holds and how many requests it is willing to have open.
@@ -252,12 +283,21 @@ impl Planner {
     /// The bytes that `ticket` asked for are here, `bytes` of them, not verified yet.
     pub fn brought(&mut self, ticket: Ticket, bytes: usize, now: Instant) {
         let Some(source) = self.sources.get_mut(ticket.slot.0 as usize).and_then(Option::as_mut) else { return };
-        let was_suspect = source.suspect;
+        let (was_suspect, was_measured) = (source.suspect, source.pace.measured().is_some());
         source.brought(ticket, bytes, now);
         self.table.rate(ticket.slot, source.pace.rate());
         if was_suspect {
             for flying in source.flying() {
                 self.doubtful.remove(&flying.ticket.chunk);
+            }
+        }
+        if !was_measured {
+            let usual = self.usual_rate();
+            for (at, source) in self.sources.iter_mut().enumerate() {
+                if let Some(source) = source.as_mut().filter(|source| !source.pace.is_known()) {
+                    source.pace.guess(usual);
+                    self.table.rate(Slot(at as u32), source.rate(now));
+                }
             }
         }
     }
@@ -348,6 +388,9 @@ impl Planner {
         if source.room(now, 0) == 0 || source.hungry == Some(generation) {
             return false;
         }
+        if self.is_asked_enough(slot, source) {
+            return false;
+        }
         let doubtful = if source.is_reliable(now) {
             self.doubtful.iter().copied().find(|chunk| self.table.holds(slot, *chunk))
         } else {
@@ -362,7 +405,8 @@ impl Planner {
                 return true;
             }
         }
-        let place = if self.table.near_unassigned() > 0 { self.place(slot, now) } else { Some(Place::default()) };
+        let cuts = self.table.near_unassigned() > 0 && !self.table.has_near(slot);
+        let place = if cuts { self.place(slot, now) } else { Some(Place::default()) };
         let free = self.table.in_flight() < self.credit;
         let chunk = self.table.next(slot, place, free);
         let generation = self.table.generation();
@@ -373,21 +417,27 @@ impl Planner {
         chunk.is_some()
     }
 
+    /// What one source has been asked for can't be given to another that could bring it sooner: so near the end of the work
+    /// and while sources hold different parts, less waits at a source than its pace would allow.
+    fn is_asked_enough(&self, slot: Slot, source: &Source) -> bool {
+        let (in_flight, depth) = (source.in_flight(), source.pace.depth() as u64);
+        if in_flight < source.pace.last_depth() || self.table.near_unassigned() > 0 {
+            return false;
+        }
+        let ends = || self.table.assigned(slot) < depth || self.table.waiting() < depth * self.sources.len() as u64;
+        in_flight >= source.pace.lean_depth() && self.table.is_uneven() || ends()
+    }
+
     /// Where in the readers' windows the source's next section should lie, so that it is there when it is read.
     fn place(&mut self, slot: Slot, now: Instant) -> Option<Place> {
+        let outlook = self.outlook(now);
         let source = self.get(slot)?;
         let takes = source.until();
-        let usable = self.each().filter(|(_, source)| source.is_reliable(now));
-        let (mut rate, mut soonest, mut others) = (0.0, takes, false);
-        for (other, source) in usable {
-            rate += source.rate(now);
-            soonest = soonest.min(source.until());
-            others |= other != slot && self.table.held(other).is_none();
-        }
-        let rank = ((takes - soonest).as_secs_f64() * rate / CHUNK as f64) as u64;
+        let rank = (takes.saturating_sub(outlook.soonest).as_secs_f64() * outlook.rate / CHUNK as f64) as u64;
         let unassigned = self.table.near_unassigned();
         // Too slow for this window: whatever it brought, the reader would wait for it. But a source of which nothing is
         // known gets a try.
+        let others = outlook.whole > usize::from(self.table.held(slot).is_none() && source.is_reliable(now));
         if others && rank > unassigned + unassigned / 4 && source.pace.measured().is_some() {
             return None;
         }
@@ -395,6 +445,22 @@ impl Planner {
         self.turn = self.turn.wrapping_add(1);
         let head = if heads.is_empty() { 0 } else { heads[self.turn % heads.len()] };
         Some(Place { head, rank })
+    }
+
+    /// What all sources together can do. With many sources it is looked at again only after some more requests: what one
+    /// request changes is little then.
+    fn outlook(&mut self, now: Instant) -> Outlook {
+        let stale = self.serial >= self.outlook.serial + (self.sources.len() / 8) as u64;
+        if stale || self.outlook.at != now {
+            let mut outlook = Outlook { at: now, serial: self.serial, rate: 0.0, soonest: Duration::MAX, whole: 0 };
+            for (slot, source) in self.each().filter(|(_, source)| source.is_reliable(now)) {
+                outlook.rate += source.rate(now);
+                outlook.soonest = outlook.soonest.min(source.until());
+                outlook.whole += usize::from(self.table.held(slot).is_none());
+            }
+            self.outlook = outlook;
+        }
+        self.outlook
     }
 
     /// The chunks at which readers wait, one for each reader.
@@ -453,8 +519,13 @@ impl Planner {
             // It is here, and only waits for what proves it.
             return;
         }
+        if left.is_some_and(|left| left <= HEDGE_GAIN) {
+            return;
+        }
         let able = self.each().filter(|(slot, source)| {
-            !asked.contains(slot) && source.room(now, EXTRA) > 0 && self.table.holds(*slot, chunk)
+            // A hedge behind something else, with a source of which nothing is known, helps nobody.
+            let promising = left.is_none() || source.in_flight() == 0 || source.pace.measured().is_some();
+            promising && !asked.contains(slot) && source.room(now, EXTRA) > 0 && self.table.holds(*slot, chunk)
         });
         let Some((slot, takes)) = able.map(|(slot, source)| (slot, source.until())).min_by_key(|(_, takes)| *takes)
         else {

@@ -649,6 +649,22 @@ impl SectionTable {
         self.near.len()
     }
 
+    /// Chunks that `slot` has been assigned and not asked for yet.
+    pub fn assigned(&self, slot: Slot) -> u64 {
+        self.get(slot).map_or(0, |source| source.assigned)
+    }
+
+    /// Chunks that are wanted and that nobody has been asked for yet.
+    pub fn waiting(&self) -> u64 {
+        let assigned: u64 = self.sources.iter().flatten().map(|source| source.assigned).sum();
+        self.near.len() + self.loose.len() + assigned
+    }
+
+    /// True if `slot` has a section near a reader.
+    pub fn has_near(&self, slot: Slot) -> bool {
+        self.get(slot).is_some_and(|source| !source.near.is_empty())
+    }
+
     /// True if a reader wants `chunk` soon and it is not verified.
     pub fn is_near(&self, chunk: u64) -> bool {
         self.soon.contains(chunk)

@@ -129,7 +129,10 @@ pub fn bound(scenario: &Scenario, happened: &Happened) -> (f64, f64) {
         .collect();
     let all: f64 = deadlines.iter().map(|(faults, deadline)| faults * deadline).sum();
     let longest = deadlines.iter().map(|(_, deadline)| *deadline).fold(0.0, f64::max);
-    (flow + chunk + all, flow + chunk + longest)
+    // A lost packet is a fault too; all of them count as one, and only for as long as it held a chunk up.
+    let held_up = happened.lost.iter().zip(&scenario.peers).filter(|(lost, _)| **lost > 0.0);
+    let held_up = held_up.map(|(_, peer)| peer.loss.1).fold(0.0, f64::max);
+    (flow + chunk + all + held_up, flow + chunk + longest.max(held_up))
 }
 
 /// Maximum flow by Dinic's algorithm: source, peers, classes, sink.

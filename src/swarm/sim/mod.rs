@@ -16,8 +16,6 @@ use world::{Outcome, run};
 const SEEDS: u64 = 1000;
 /// The most that a transfer may take, as a multiple of its bound.
 const MOST: f64 = 1.2;
-/// The most that the worst seed may take today.
-const WORST: f64 = 2.0;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
@@ -68,7 +66,5 @@ fn every_seed_keeps_the_invariant_and_the_bound() {
     println!("{tight} within {MOST} times the bound in which all faults of a case count as one");
     let (seed, worst) = &outcomes[0];
     println!("the worst is seed {seed}: {:.3} times its bound of {:.3} s", worst.ratio(), worst.bound);
-    // Not all are within the bound yet: what an ordinary run tells is that it gets no worse.
-    assert!(within as f64 >= 0.99 * outcomes.len() as f64, "only {within} of {} seeds within {MOST}", outcomes.len());
-    assert!(worst.ratio() <= WORST, "FLASHGET_SEED={seed} took {:.3} times its bound", worst.ratio());
+    assert!(worst.ratio() <= MOST, "FLASHGET_SEED={seed} took {:.3} times its bound", worst.ratio());
 }

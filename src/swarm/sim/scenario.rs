@@ -8,8 +8,9 @@ const WINDOW: u64 = 256;
 /// Peers that one reader's window can keep busy.
 const STREAM_PEERS: usize = 40;
 
-/// No transfer is over sooner than in about this many seconds, nor than in about this many round trips.
-const SHORTEST: f64 = 0.25;
+/// No transfer is over sooner than in about this many seconds (a few times what waits at a source to keep its link busy),
+/// nor than in about this many round trips.
+const SHORTEST: f64 = 0.5;
 const ROUND_TRIPS: f64 = 40.0;
 
 /// A small generator of its own, so that a seed means the same case for ever.

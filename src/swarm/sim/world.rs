@@ -311,7 +311,7 @@ impl World {
                     _ => peer.held.clone(),
                 };
                 // More or less what it was last time.
-                let error = self.dice.log(0.6, 1.7);
+                let error = self.dice.log(0.75, 1.33);
                 let rate = self.scenario.known.then_some(peer.spec.rate * error);
                 let slot = self.planner.arrives(held, rate, 64, now);
                 self.planner.round_trip(slot, Duration::from_secs_f64(2.0 * peer.spec.delay));
@@ -375,7 +375,10 @@ impl World {
     fn learns(&mut self) {
         if self.scenario.kind == Kind::PartsThatChange {
             self.happened.known = (self.now, self.planner.table().done().clone());
-            self.happened.lost_before.clone_from(&self.happened.lost);
+            let peers = self.peers.iter().zip(&self.happened.lost);
+            // What is held up now is not lost yet.
+            let ahead = |peer: &Working| peer.sending.map_or(0.0, |(_, begin)| (begin - self.now).max(0.0));
+            self.happened.lost_before = peers.map(|(peer, lost)| lost - ahead(peer)).collect();
         }
     }
 
