@@ -113,7 +113,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         whole_changes: watch::channel(0).1,
         service: OnceLock::from(Arc::downgrade(&service) as Weak<dyn Service>),
     });
-    let membership = Membership::start(&network, around).ok_or("only a tracker's key")?;
+    let membership = Membership::start(&network, around, flashget::members::pending::Pending::default())
+        .ok_or("only a tracker's key")?;
     let access = membership.access().clone();
     let entry = Entry {
         path: ValidPath::new(name.as_bytes())?,

@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,10 +12,11 @@ use super::args::MountArgs;
 use super::options::{self, DaemonOptions};
 use super::unlock::unlock;
 use super::{Context, absolute, ask, print};
+use crate::base::escape::for_terminal;
 use crate::control::client::Client;
 use crate::control::{ControlError, ErrorCode, Report, Request};
 use crate::fuse::mount::unmount;
-use crate::node::wrong;
+use crate::node::{still_mounted, wrong};
 use crate::share::mounts::flashget_mounts;
 use crate::vault::store::Unlock;
 
@@ -34,16 +36,45 @@ pub fn mount(context: &Context, args: &MountArgs) -> Result<(), ControlError> {
         _ => return Err(ControlError::invalid("give [NETWORK] DIR")),
     };
     let options = options::parse(&args.options)?;
-    let request = Request::Mount { network, dir: absolute(dir)?, options: options.request.clone() };
-    let (mut client, started) = match ask::connect(context)? {
-        Some(client) => (client, false),
-        None => start_daemon(context, &options.daemon)?,
-    };
-    if !started {
-        refuse_changes(&mut client, &options.daemon)?;
+    // Before a daemon is started for it. What else may be wrong with a folder, the daemon sees.
+    if std::fs::symlink_metadata(dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        let shown = for_terminal(dir.as_os_str().as_bytes());
+        let what = format!("there is no folder {shown} to mount on: make it first");
+        return Err(ControlError::new(ErrorCode::NotFound, what));
     }
-    let report = client.call(&request, &mut |_| {})?;
+    let request = Request::Mount { network, dir: absolute(dir)?, options: options.request.clone() };
+    let running = match ask::connect(context)? {
+        Some(client) => ask_running(client, &request, &options.daemon)?,
+        None => None,
+    };
+    let report = match running {
+        Some(report) => report,
+        None => {
+            let (client, started) = start_daemon(context, &options.daemon)?;
+            ask_mount(client, started, &request, &options.daemon)?
+        }
+    };
     print(args.output, &report)
+}
+
+/// Asks a daemon that was there already. `None` if it was about to end.
+fn ask_running(client: Client, request: &Request, options: &DaemonOptions) -> Result<Option<Report>, ControlError> {
+    match ask_mount(client, false, request, options) {
+        Err(error) if error.code == ErrorCode::NoDaemon => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+fn ask_mount(
+    mut client: Client,
+    started: bool,
+    request: &Request,
+    options: &DaemonOptions,
+) -> Result<Report, ControlError> {
+    if !started {
+        refuse_changes(&mut client, options)?;
+    }
+    client.call(request, &mut |_| {})
 }
 
 /// What concerns the whole daemon can't be changed by a mount; the values that it has may be named.
@@ -171,11 +202,6 @@ pub fn umount(context: &Context, dir: &Path, force: bool) -> Result<(), ControlE
         let what = format!("flashget is not mounted on {}", dir.display());
         return Err(ControlError::new(ErrorCode::NotFound, what));
     }
-    unmount(&real, force).map_err(|error| match error.kind() {
-        std::io::ErrorKind::ResourceBusy => ControlError::new(
-            ErrorCode::Conflict,
-            format!("{} is busy: close what uses it, or use --force", dir.display()),
-        ),
-        _ => ControlError::failed(format!("can't unmount {}: {error}", dir.display())),
-    })
+    let shown = for_terminal(dir.as_os_str().as_bytes());
+    unmount(&real, force).map_err(|error| still_mounted(&shown, &error))
 }

@@ -32,14 +32,13 @@ impl Client {
 
     /// Asks, and waits for the answer. `on_event` hears of progress.
     pub fn call(&mut self, request: &Request, on_event: &mut dyn FnMut(Event)) -> Result<Report, ControlError> {
-        let broken = |error: io::Error| ControlError::failed(format!("the daemon went away: {error}"));
         let mut json = serde_json::to_vec(request).map_err(ControlError::failed)?;
         json.push(b'\n');
-        self.from.get_mut().write_all(&json).map_err(broken)?;
+        self.from.get_mut().write_all(&json).map_err(|error| went_away(&error))?;
         loop {
             let mut line = Vec::new();
-            if self.from.read_until(b'\n', &mut line).map_err(broken)? == 0 {
-                return Err(ControlError::failed("the daemon went away: see its log"));
+            if self.from.read_until(b'\n', &mut line).map_err(|error| went_away(&error))? == 0 {
+                return Err(ControlError::new(ErrorCode::NoDaemon, "the daemon went away: see its log"));
             }
             match serde_json::from_slice(&line) {
                 Ok(Line::Event(event)) => on_event(event),
@@ -53,20 +52,24 @@ impl Client {
         }
     }
 
-    /// Copies a file's bytes to `out`.
+    /// Copies a file's bytes to `out`. Ends early, and well, if whoever reads `out` has read enough.
     pub fn read_to(&mut self, request: &Request, out: &mut dyn Write) -> Result<(), ControlError> {
-        let broken = |error: io::Error| ControlError::failed(format!("the daemon went away: {error}"));
         let mut json = serde_json::to_vec(request).map_err(ControlError::failed)?;
         json.push(b'\n');
-        self.from.get_mut().write_all(&json).map_err(broken)?;
+        self.from.get_mut().write_all(&json).map_err(|error| went_away(&error))?;
         loop {
             let mut line = Vec::new();
-            self.from.read_until(b'\n', &mut line).map_err(broken)?;
+            self.from.read_until(b'\n', &mut line).map_err(|error| went_away(&error))?;
             match serde_json::from_slice(&line) {
                 Ok(Line::Data(len)) => {
                     let copied = io::copy(&mut (&mut self.from).take(len as u64), out);
-                    if copied.map_err(|error| ControlError::failed(format!("can't write: {error}")))? != len as u64 {
-                        return Err(ControlError::failed("the daemon went away"));
+                    match copied {
+                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                        Err(error) => return Err(ControlError::failed(format!("can't write: {error}"))),
+                        Ok(copied) if copied != len as u64 => {
+                            return Err(ControlError::failed("the daemon went away"));
+                        }
+                        Ok(_) => {}
                     }
                 }
                 Ok(Line::Event(_)) => {}
@@ -76,4 +79,8 @@ impl Client {
             }
         }
     }
+}
+
+fn went_away(error: &io::Error) -> ControlError {
+    ControlError::new(ErrorCode::NoDaemon, format!("the daemon went away: {error}"))
 }

@@ -219,7 +219,12 @@ fn unmount_once(point: &Path, force: bool) -> io::Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let kind = if said.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
+    // It tells why in words only. What others have mounted is not in its list.
+    let kind = match () {
+        () if said.contains("busy") => io::ErrorKind::ResourceBusy,
+        () if said.contains("not permitted") || said.contains("not found in") => io::ErrorKind::PermissionDenied,
+        () => io::ErrorKind::Other,
+    };
     Err(io::Error::new(kind, said.trim().to_owned()))
 }
 

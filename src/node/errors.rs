@@ -19,10 +19,19 @@ pub(crate) fn wrong<E: Coded>(error: E) -> ControlError {
     ControlError::new(error.code(), error.to_string())
 }
 
+/// The code of what the system says.
+pub(crate) fn code_of(error: &std::io::Error) -> ErrorCode {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ErrorCode::Denied,
+        _ => ErrorCode::Failed,
+    }
+}
+
 impl Coded for VaultError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Io(..) | Self::NotAVault(_) | Self::Random(_) => ErrorCode::Failed,
+            Self::Io(_, error) => code_of(error),
+            Self::NotAVault(_) | Self::Random(_) => ErrorCode::Failed,
             Self::Wrong | Self::NeedsPassphrase | Self::NeedsKeyFile | Self::KeyFileOpen(_) | Self::BadKeyFile(_) => {
                 ErrorCode::Locked
             }
@@ -36,7 +45,8 @@ impl Coded for ListError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Folder(_, error) if error.kind() == std::io::ErrorKind::NotFound => ErrorCode::NotFound,
-            Self::Folder(..) | Self::Damaged(..) => ErrorCode::Failed,
+            Self::Folder(_, error) => code_of(error),
+            Self::Damaged(..) => ErrorCode::Failed,
             Self::NotAFolder(_) | Self::TooMany => ErrorCode::Invalid,
             Self::Mount(..) | Self::Home(..) | Self::Shared(..) => ErrorCode::Conflict,
             Self::NotShared(_) => ErrorCode::NotFound,
@@ -50,7 +60,7 @@ impl Coded for HomeError {
             Self::NoHome => ErrorCode::Invalid,
             Self::InUse(_) => ErrorCode::Conflict,
             Self::NotPrivate(_) => ErrorCode::Denied,
-            Self::Io { .. } => ErrorCode::Failed,
+            Self::Io { source, .. } => code_of(source),
         }
     }
 }
@@ -59,7 +69,7 @@ impl Coded for CacheError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Strange(_) | Self::OfAnother(_) | Self::InUse(_) => ErrorCode::Conflict,
-            Self::Io { .. } => ErrorCode::Failed,
+            Self::Io { source, .. } => code_of(source),
         }
     }
 }

@@ -2,19 +2,23 @@
 //! peers has them. Written beside the target under another name, taken up again after an interruption, and renamed when
 //! whole.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 use rustix::fs::SeekFrom;
 use tokio::sync::Semaphore;
 
+use super::errors::code_of;
 use super::networks::Joined;
 use super::{Node, blocking};
 use crate::base::chunks::{CHUNK, GROUP_CHUNKS, chunk_count, chunk_len, chunk_start, group_count, group_of};
@@ -70,20 +74,22 @@ impl Node {
     ) -> Result<GotReport, ControlError> {
         let began = Instant::now();
         let jobs = self.plan_get(wanted).await?;
-        let tally = Tally {
+        let tally = Arc::new(Tally {
             files: jobs.len() as u64,
-            bytes: jobs.iter().map(|job| job.file.content.size).sum(),
+            bytes: jobs.iter().fold(0, |sum: u64, job| sum.saturating_add(job.file.content.size)),
             ..Tally::default()
-        };
+        });
         let (small, large): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.file.content.size <= CHUNK);
+        let failures = Failures::default();
         for job in &large {
-            self.get_one(job, &tally, on_event).await?;
+            failures.note(self.get_one(job, &tally, on_event).await)?;
         }
         let run = |job: Job| {
-            let tally = &tally;
-            async move { self.get_one(&job, tally, on_event).await }
+            let (tally, failures) = (&tally, &failures);
+            async move { failures.note(self.get_one(&job, tally, on_event).await) }
         };
         stream::iter(small).map(Ok).try_for_each_concurrent(SMALL_AT_ONCE, run).await?;
+        failures.into_result(tally.files)?;
         Ok(GotReport {
             files: tally.files,
             bytes: tally.bytes,
@@ -117,12 +123,17 @@ impl Node {
                 };
                 add_jobs(&joined, &view, index, &target, &mut jobs);
             }
-            Ok(jobs)
+            without_doubles(jobs)
         })
         .await
     }
 
-    async fn get_one(self: &Arc<Self>, job: &Job, tally: &Tally, on_event: OnEvent<'_>) -> Result<(), ControlError> {
+    async fn get_one(
+        self: &Arc<Self>,
+        job: &Job,
+        tally: &Arc<Tally>,
+        on_event: OnEvent<'_>,
+    ) -> Result<(), ControlError> {
         let content = job.file.content;
         let (node, target, root) = (Arc::clone(self), job.target.clone(), content);
         let opened = blocking(move || node.open_part(&target, root)).await?;
@@ -140,28 +151,22 @@ impl Node {
         let own = self.sharer.sources().offers(job.joined.membership.id(), content);
         let local = if own { wanted.clone() } else { wanted.intersection(&self.cache.held(content)) };
         wanted.subtract(&local);
-        let writer = Writer { file: Arc::new(file), permits: Arc::new(Semaphore::new(WRITES)) };
-        let missed = self.take_local(job, &local, &writer, tally).await?;
+        let writer = Writer::new(file, &job.target, tally);
+        let missed = self.take_local(job, &local, &writer).await?;
         wanted.union_with(&missed);
         if !wanted.is_empty() {
             self.take_from_peers(job, &wanted, &writer, tally, on_event).await?;
         }
-        writer.finish().await?;
+        let file = writer.finish().await?;
         let (target, view_file) = (job.target.clone(), job.file.clone());
-        blocking(move || put_in_place(&part, &target, &view_file, umask())).await?;
+        blocking(move || put_in_place(&file, &part, &target, &view_file, umask())).await?;
         tally.files_done.fetch_add(1, Ordering::Relaxed);
         on_event(Event::Get(progress(job, tally, None)));
         Ok(())
     }
 
     /// What is here already: returns the chunks that turned out not to be.
-    async fn take_local(
-        self: &Arc<Self>,
-        job: &Job,
-        local: &Ranges,
-        writer: &Writer,
-        tally: &Tally,
-    ) -> Result<Ranges, ControlError> {
+    async fn take_local(self: &Arc<Self>, job: &Job, local: &Ranges, writer: &Writer) -> Result<Ranges, ControlError> {
         let (content, network) = (job.file.content, job.joined.membership.id());
         let mut missed = Ranges::new();
         let chunks: Vec<u64> = local.iter().collect();
@@ -176,7 +181,7 @@ impl Node {
         let mut loads = stream::iter(chunks).map(load).buffer_unordered(WRITES);
         while let Some((index, chunk)) = loads.next().await {
             match chunk {
-                Some(chunk) => writer.write(chunk, tally).await?,
+                Some(chunk) => writer.write(chunk).await?,
                 None => missed.insert(index..index + 1),
             }
         }
@@ -202,7 +207,7 @@ impl Node {
                     None => return Ok(()),
                     Some(Ok(chunk)) => {
                         last = Instant::now();
-                        writer.write(chunk, tally).await?;
+                        writer.write(chunk).await?;
                     }
                     Some(Err(error)) if last.elapsed() >= patience => {
                         let name = job.path.shown();
@@ -254,6 +259,10 @@ impl Node {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&part);
         let file = file.map_err(wrong)?;
+        if !is_own(&file.metadata().map_err(wrong)?) {
+            let what = format!("{} is in the way: it is not a file that get began", part.display());
+            return Err(ControlError::new(ErrorCode::Conflict, what));
+        }
         // Two runs that write one file would undo each other's work.
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             let what = format!("{} is being fetched already", target.display());
@@ -311,36 +320,118 @@ fn add_jobs(joined: &Arc<Joined>, view: &ViewTree, index: TreeIndex, target: &Pa
     }
 }
 
+/// Refuses files that would overwrite each other; what is asked for twice comes once.
+fn without_doubles(mut jobs: Vec<Job>) -> Result<Vec<Job>, ControlError> {
+    let mut targets: HashMap<PathBuf, (ContentId, PathText)> = HashMap::new();
+    let mut clash = None;
+    jobs.retain(|job| match targets.entry(job.target.clone()) {
+        Entry::Vacant(place) => {
+            place.insert((job.file.content, job.path.clone()));
+            true
+        }
+        Entry::Occupied(place) => {
+            let (content, path) = place.get();
+            if *content != job.file.content {
+                let (target, path, other) = (job.target.display().to_string(), path.shown(), job.path.shown());
+                clash
+                    .get_or_insert(format!("{path} and {other} would both become {target}: get them into two folders"));
+            }
+            false
+        }
+    });
+    clash.map_or(Ok(jobs), |what| Err(ControlError::new(ErrorCode::Conflict, what)))
+}
+
+/// True for a regular file that only this user can have made and that nobody else sees under another name.
+fn is_own(meta: &std::fs::Metadata) -> bool {
+    meta.is_file() && meta.nlink() == 1 && meta.uid() == rustix::process::geteuid().as_raw()
+}
+
+/// What could not be got: the first error of all, and how many.
+#[derive(Default)]
+struct Failures(Mutex<Option<(ControlError, u64)>>);
+
+impl Failures {
+    /// One file that does not come is no reason to leave the others; a disk that is full or a target that can't be
+    /// written is.
+    fn note(&self, result: Result<(), ControlError>) -> Result<(), ControlError> {
+        match result {
+            Err(error) if matches!(error.code, ErrorCode::Unreachable | ErrorCode::Conflict) => {
+                let mut failures = self.0.lock();
+                let count = failures.as_ref().map_or(0, |(_, count)| *count);
+                let first = failures.take().map_or(error, |(first, _)| first);
+                *failures = Some((first, count + 1));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn into_result(self, files: u64) -> Result<(), ControlError> {
+        match self.0.into_inner() {
+            None => Ok(()),
+            Some((first, 1)) if files == 1 => Err(first),
+            Some((first, count)) => {
+                let what = format!("{count} of {files} files did not come, the others did. The first: {first}");
+                Err(ControlError::new(first.code, what))
+            }
+        }
+    }
+}
+
 /// Writes chunks to a part file, several at once, off tokio's workers.
 struct Writer {
     file: Arc<File>,
+    target: PathBuf,
+    tally: Arc<Tally>,
     permits: Arc<Semaphore>,
+    /// The first write that failed.
+    failed: Arc<Mutex<Option<io::Error>>>,
 }
 
 impl Writer {
-    async fn write(&self, chunk: VerifiedChunk, tally: &Tally) -> Result<(), ControlError> {
+    fn new(file: File, target: &Path, tally: &Arc<Tally>) -> Self {
+        Self {
+            file: Arc::new(file),
+            target: target.into(),
+            tally: Arc::clone(tally),
+            permits: Arc::new(Semaphore::new(WRITES)),
+            failed: Arc::default(),
+        }
+    }
+
+    fn check(&self) -> Result<(), ControlError> {
+        self.failed.lock().take().map_or(Ok(()), |error| Err(write_error(&self.target, &error)))
+    }
+
+    /// Writes `chunk` soon. Waits while too many are being written, and tells what went wrong with an earlier one.
+    async fn write(&self, chunk: VerifiedChunk) -> Result<(), ControlError> {
         // The semaphore is never closed: acquiring it can't fail.
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(ControlError::failed)?;
-        let file = Arc::clone(&self.file);
-        let len = chunk.bytes().len() as u64;
-        let written = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            file.write_all_at(chunk.bytes(), chunk_start(chunk.index()))
+        self.check()?;
+        let (file, tally, failed) = (Arc::clone(&self.file), Arc::clone(&self.tally), Arc::clone(&self.failed));
+        tokio::task::spawn_blocking(move || {
+            match file.write_all_at(chunk.bytes(), chunk_start(chunk.index())) {
+                Ok(()) => drop(tally.bytes_done.fetch_add(chunk.bytes().len() as u64, Ordering::Relaxed)),
+                Err(error) => drop(failed.lock().get_or_insert(error)),
+            }
+            drop((file, permit));
         });
-        // One write at a time is waited for where the disk is slow; the semaphore lets others run beside it.
-        written.await.map_err(ControlError::failed)?.map_err(|error| write_error(Path::new("the file"), &error))?;
-        tally.bytes_done.fetch_add(len, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn finish(&self) -> Result<(), ControlError> {
+    /// All is written.
+    async fn finish(self) -> Result<Arc<File>, ControlError> {
         let all = self.permits.acquire_many(WRITES as u32).await;
-        all.map(drop).map_err(ControlError::failed)
+        all.map(drop).map_err(ControlError::failed)?;
+        self.check()?;
+        Ok(self.file)
     }
 }
 
 fn write_error(target: &Path, error: &io::Error) -> ControlError {
-    ControlError::failed(format!("can't write {}: {error}", for_terminal(target.as_os_str().as_bytes())))
+    let what = format!("can't write {}: {error}", for_terminal(target.as_os_str().as_bytes()));
+    ControlError::new(code_of(error), what)
 }
 
 /// `.NAME.flashget-part-0123456789ab`, the name cut to fit.
@@ -369,13 +460,16 @@ fn umask() -> u32 {
     octal.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o022)
 }
 
-fn put_in_place(part: &Path, target: &Path, view_file: &ViewFile, umask: u32) -> Result<(), ControlError> {
+fn put_in_place(file: &File, part: &Path, target: &Path, view_file: &ViewFile, umask: u32) -> Result<(), ControlError> {
     let wrong = |error: io::Error| write_error(target, &error);
-    let file = File::options().write(true).open(part).map_err(wrong)?;
     let mtime: std::time::SystemTime = view_file.mtime.into();
     file.set_modified(mtime).map_err(wrong)?;
     let mode = if view_file.executable { 0o777 } else { 0o666 };
     file.set_permissions(std::fs::Permissions::from_mode(mode & !umask)).map_err(wrong)?;
+    // Under its own name a file is whole, also after a power cut. Small ones are not worth a wait each.
+    if view_file.content.size > CHUNK {
+        file.sync_all().map_err(wrong)?;
+    }
     std::fs::rename(part, target).map_err(wrong)
 }
 
@@ -418,7 +512,8 @@ mod tests {
             let mtime = Timestamp { secs: 1_000_000, nanos: 0 };
             let file = ViewFile { content, mtime, executable, sources: Vec::new(), state: FileState::Live };
             std::fs::write(&part, "x").unwrap();
-            put_in_place(&part, &target, &file, umask).unwrap();
+            let open = File::options().write(true).open(&part).unwrap();
+            put_in_place(&open, &part, &target, &file, umask).unwrap();
             let meta = std::fs::metadata(&target).unwrap();
             assert_eq!(meta.permissions().mode() & 0o777, mode);
             assert_eq!(meta.modified().unwrap(), mtime.into());

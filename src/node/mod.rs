@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -44,6 +44,7 @@ use crate::vault::store::{Unlock, Vault};
 use control::NodeControl;
 pub(crate) use errors::wrong;
 use mounts::Mounted;
+pub(crate) use mounts::still_mounted;
 use networks::{Networks, SetUp};
 use origins::Origins;
 use service::NodeService;
@@ -90,6 +91,8 @@ pub struct Node {
     mounts: Mutex<Vec<Arc<Mounted>>>,
     /// Mounts that are being made.
     mounting: AtomicUsize,
+    /// A mount has come up, or a share was added: somebody wanted this daemon.
+    wanted: AtomicBool,
     runtime: Handle,
     stop: watch::Sender<bool>,
     began: Instant,
@@ -187,6 +190,7 @@ impl Node {
             networks,
             mounts: Mutex::default(),
             mounting: AtomicUsize::new(0),
+            wanted: AtomicBool::new(false),
             runtime,
             stop: watch::channel(false).0,
             began: Instant::now(),
@@ -254,12 +258,12 @@ impl Node {
         tracing::info!("the daemon has ended");
     }
 
-    /// Ends a daemon that was started for a mount once nothing needs it.
+    /// Ends a daemon that was started for a mount once nothing needs it. One whose mount failed has no business sharing.
     fn end_if_idle(&self) {
         // In this order: a mount is listed before it is no longer under way.
         let idle = self.mounting.load(Ordering::Acquire) == 0
             && self.mounts.lock().is_empty()
-            && self.list.lock().shares().is_empty();
+            && (!self.wanted.load(Ordering::Acquire) || self.list.lock().shares().is_empty());
         if self.ends_when_idle && idle {
             self.ask_to_stop();
         }

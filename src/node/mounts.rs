@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::errors::code_of;
 use super::networks::Joined;
 use super::{Node, blocking, own_folders};
 use crate::catalog::tree::TREE_ROOT;
@@ -76,6 +77,7 @@ impl Node {
         let report = self.mount_report(&mounted);
         let mut ended = mounted.mount.ended();
         self.mounts.lock().push(Arc::clone(&mounted));
+        self.wanted.store(true, Ordering::Release);
         let node = Arc::clone(self);
         self.runtime.spawn(async move {
             // It may be unmounted by anybody.
@@ -199,7 +201,7 @@ fn mount_point(dir: &Path) -> Result<PathBuf, ControlError> {
         std::io::ErrorKind::NotFound => {
             ControlError::new(ErrorCode::NotFound, format!("there is no folder {shown} to mount on: make it first"))
         }
-        _ => ControlError::failed(format!("can't mount on {shown}: {error}")),
+        _ => ControlError::new(code_of(&error), format!("can't mount on {shown}: {error}")),
     };
     let point = std::fs::canonicalize(&point).map_err(failed)?;
     if !std::fs::metadata(&point).map_err(failed)?.is_dir() {
@@ -229,7 +231,9 @@ fn is_dead(point: &Path) -> bool {
 }
 
 fn not_mounted(point: &Path, error: &std::io::Error) -> ControlError {
-    let said = error.to_string();
+    // What fusermount3 says may have several lines.
+    let said =
+        error.to_string().split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
     let hint = if said.contains("user_allow_other") || said.contains("allow_other") {
         "; write the line user_allow_other into /etc/fuse.conf, or leave allow_other out"
     } else if error.kind() == std::io::ErrorKind::NotFound {
@@ -237,11 +241,16 @@ fn not_mounted(point: &Path, error: &std::io::Error) -> ControlError {
     } else {
         ""
     };
-    ControlError::failed(format!("can't mount on {}: {said}{hint}", point.display()))
+    ControlError::new(code_of(error), format!("can't mount on {}: {said}{hint}", point.display()))
 }
 
-fn still_mounted(shown: &str, error: &std::io::Error) -> ControlError {
+/// Why something is still mounted, for people.
+pub(crate) fn still_mounted(shown: &str, error: &std::io::Error) -> ControlError {
     match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            let what = format!("can't unmount {shown}: only the user who mounted it may, or root");
+            ControlError::new(ErrorCode::Denied, what)
+        }
         std::io::ErrorKind::ResourceBusy => {
             conflict(format!("{shown} is busy: close what uses it (see fuser -vm {shown}), or use --force"))
         }

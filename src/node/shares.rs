@@ -1,6 +1,7 @@
 //! What this node offers, as it is asked for.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::errors::wrong;
@@ -45,6 +46,7 @@ impl Node {
             *list = new;
             let id = share.id;
             node.sharer.add(share);
+            node.wanted.store(true, Ordering::Release);
             Ok(id)
         })
         .await?;
