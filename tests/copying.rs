@@ -86,7 +86,8 @@ struct Three {
     size: u64,
     sources: Vec<Node>,
     reader: Node,
-    network: Network,
+    /// Undoes everything when dropped.
+    _network: Network,
 }
 
 impl Three {
@@ -104,7 +105,7 @@ impl Three {
         let reader = network.node("reader");
         reader.mount();
         reader.sees("file", 3);
-        Self { hash, size, sources, reader, network }
+        Self { hash, size, sources, reader, _network: network }
     }
 
     /// Verified bytes that have come, of all and of one source.
