@@ -281,3 +281,48 @@ fn a_passphrase_is_changed_and_only_the_new_one_unlocks() {
     fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     node.run(["--keyfile", key.to_str().unwrap(), "network", "list"]).refused(5, "chmod 600");
 }
+
+#[test]
+fn a_disk_that_is_full_makes_the_cache_smaller_and_no_read_fail() {
+    common::mounts::require_root("it mounts a small disk for the cache");
+    let network = Network::new();
+    let disk = network.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let _small = SmallDisk::mount(&disk, "6m");
+    let hash = random_file(&network.path("share/file"), 24 * MIB, "full");
+    let _source = network.source("source", &network.path("share"));
+    let mut reader = network.member("reader");
+    reader.settings(&format!("cache.dir = {:?}\ncache.ram = \"1M\"\n", disk.to_str().unwrap()));
+    reader.start();
+    reader.mount();
+    reader.sees("file", 1);
+    for _ in 0..2 {
+        assert_eq!(hash_of(&reader.mount_point.join("file")), hash);
+    }
+    until("chunks were dropped", || reader.json(["cache", "status"])["dropped"].as_u64().unwrap() > 0);
+    reader.run(["cache", "pin", "file"]).refused(1, "No space left");
+    assert_eq!(reader.json(["cache", "verify"])["damaged"], 0);
+    reader.remount();
+    reader.sees("file", 1);
+    assert_eq!(hash_of(&reader.mount_point.join("file")), hash);
+    reader.umount();
+    reader.stop();
+}
+
+/// A file system in memory, until it is dropped.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    fn mount(point: &'a Path, size: &str) -> Self {
+        let options = format!("size={size}");
+        common::process::tool("mount", ["-t", "tmpfs", "-o", &options, "tmpfs", point.to_str().unwrap()]);
+        Self(point)
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        // A daemon that a failing test left may still use it.
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}

@@ -410,3 +410,43 @@ fn status_files_tell_of_the_mount_and_of_each_file() {
     let told = tool("getfattr", ["-d".as_ref(), "--absolute-names".as_ref(), mount.as_os_str()]).text();
     assert!(told.contains("user.flashget.network=\"lab\""), "{told}");
 }
+
+#[test]
+fn an_ordinary_user_mounts_what_fstab_lets_users_mount() {
+    require_root("it becomes an ordinary user, with an fstab of its own");
+    let network = Network::new();
+    let hash = random_file(&network.path("share/file"), 2 * MIB, "fstab of a user");
+    let _source = network.source("source", &network.path("share"));
+    let program = network.path("flashget");
+    tool("cp", [Path::new(FLASHGET), &program]);
+    let sbin = network.path("sbin");
+    fs::create_dir(&sbin).unwrap();
+    tool("cp", [mount_helper(), sbin.join("mount.flashget")]);
+    for program in [&program, &sbin.join("mount.flashget")] {
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut reader = network.outsider("reader");
+    reader.belongs_to(NOBODY, &program);
+    reader.join(&network.invite);
+    let (home, point) = (reader.home.to_str().unwrap(), reader.mount_point.to_str().unwrap());
+    let options = format!("user,noauto,_netdev,nofail,x-systemd.automount,x-systemd.idle-timeout=1min,home={home}");
+    text_file(&network.path("fstab"), format!("lab {point} flashget {options} 0 0\n"));
+    let script = r#"
+        set -eu
+        mount --bind "$1/sbin" "$(readlink -f /sbin)"
+        mount --bind "$1/fstab" /etc/fstab
+        as_user="setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all"
+        $as_user mount "$2"
+        $as_user cat "$2/file" > "$1/copy"
+        grep " $2 " /proc/self/mountinfo | grep -c noexec
+        $as_user umount "$2" || $as_user fusermount3 -u "$2"
+        ! grep -q " $2 " /proc/self/mountinfo
+    "#;
+    let mut unshare = Command::new(find_tool("unshare"));
+    unshare.args(["--mount", "sh", "-c", script, "sh"]).arg(network.path("")).arg(point);
+    let done = run(unshare.env("FLASHGET_BIN", &program).env_remove("FLASHGET_HOME"));
+    reader.watch_daemon();
+    assert_eq!(done.ok().text(), "1\n");
+    assert_eq!(hash_of(&network.path("copy")), hash);
+    reader.ends();
+}

@@ -213,7 +213,7 @@ impl Node {
         let cache = Arc::clone(&self.cache);
         blocking(move || {
             for one in chosen {
-                cache.set_pinned(one.content, pinned).map_err(ControlError::failed)?;
+                cache.set_pinned(one.content, pinned).map_err(not_saved)?;
             }
             Ok(())
         })
@@ -261,7 +261,7 @@ impl Node {
         blocking(move || {
             if pinned {
                 for cached in cache.list().iter().filter(|cached| cached.pinned) {
-                    cache.set_pinned(cached.content, false).map_err(ControlError::failed)?;
+                    cache.set_pinned(cached.content, false).map_err(not_saved)?;
                 }
             }
             let (files, bytes) = cache.clear(pinned).map_err(ControlError::failed)?;
@@ -301,4 +301,10 @@ impl Node {
         let cache = Arc::clone(&self.cache);
         blocking(move || cache.resize(bytes).map_err(ControlError::failed)).await
     }
+}
+
+// By value, so that it can be named where a function is wanted.
+#[allow(clippy::needless_pass_by_value)]
+fn not_saved(error: std::io::Error) -> ControlError {
+    ControlError::failed(format!("the list of pinned files can't be saved: {error}"))
 }
