@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{DaemonArgs, TrackerArgs};
 use super::unlock::unlock;
-use super::{Context, log};
+use super::{Context, log, systemd};
 use crate::control::{ControlError, ErrorCode};
 use crate::node::tracker::Tracker;
 use crate::node::{Node, NodeConfig};
@@ -93,13 +93,19 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
         })?;
         if args.for_mount {
             say_ready()?;
-        } else if !silent {
-            eprintln!("flashget: node {} listens on {}", node.short_id(), node.listen_addr());
+        } else {
+            systemd::ready(&format!("node {} listens on {}", node.short_id(), node.listen_addr()));
+            if !silent {
+                eprintln!("flashget: node {} listens on {}", node.short_id(), node.listen_addr());
+            }
         }
         let mut should_stop = node.should_stop();
         tokio::select! {
             told = told_to_end() => told?,
             _ = should_stop.wait_for(|stop| *stop) => {}
+        }
+        if !args.for_mount {
+            systemd::stopping();
         }
         socket.finish(ANSWERS).await;
         node.shut_down().await;
@@ -139,8 +145,10 @@ pub fn run_tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlE
     let runtime = runtime()?;
     runtime.block_on(async {
         let tracker = Tracker::start(context.home.clone(), unlock, args.listen).await?;
+        let up = format!("tracker for {} networks listens on {}", tracker.networks(), tracker.listen_addr());
+        systemd::ready(&up);
         if !log::is_json(&args.log, &settings.log) {
-            eprintln!("flashget: tracker for {} networks listens on {}", tracker.networks(), tracker.listen_addr());
+            eprintln!("flashget: {up}");
         }
         tokio::select! {
             told = told_to_end() => told,
