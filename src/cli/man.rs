@@ -12,7 +12,31 @@ use crate::control::ControlError;
 pub fn write(dir: &Path) -> Result<(), ControlError> {
     let wrong = |error| ControlError::failed(format!("{}: {error}", dir.display()));
     std::fs::create_dir_all(dir).map_err(wrong)?;
-    clap_mangen::generate_to(Args::command(), dir).map_err(wrong)
+    clap_mangen::generate_to(Args::command(), dir).map_err(wrong)?;
+    for entry in std::fs::read_dir(dir).map_err(wrong)? {
+        let file = entry.map_err(wrong)?.path();
+        if file.extension().is_some_and(|extension| extension == "1") {
+            let page = std::fs::read_to_string(&file).map_err(wrong)?;
+            std::fs::write(&file, keep_lines(&page)).map_err(wrong)?;
+        }
+    }
+    Ok(())
+}
+
+/// Texts with indented lines are tables and examples: the lines of such a one are kept as they are (`.nf` to `.fi`), where
+/// roff would fill them up. Lines that begin with a dot are roff's own.
+fn keep_lines(page: &str) -> String {
+    let lines: Vec<&str> = page.lines().collect();
+    let mut kept = String::with_capacity(page.len());
+    for text in lines.chunk_by(|a, b| a.starts_with('.') == b.starts_with('.')) {
+        let table = text.iter().any(|line| line.starts_with("  ")) && !text[0].starts_with('.');
+        let around = |mark: &'static str| table.then_some(mark);
+        for line in around(".nf").into_iter().chain(text.iter().copied()).chain(around(".fi")) {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -53,6 +77,15 @@ mod tests {
             assert!(page(name).contains(says), "{name} does not say {says}:\n{}", page(name));
         }
         assert!(!page("flashget-daemon.1").contains("--for-mount"), "an argument that is hidden");
+    }
+
+    #[test]
+    fn the_lines_of_a_table_were_filled_up() {
+        assert_eq!(keep_lines(".TP\na\nb\n"), ".TP\na\nb\n");
+        assert_eq!(
+            keep_lines(".TP\nSo:\n  a  1\nor:\n  b\n.TP\nc\n"),
+            ".TP\n.nf\nSo:\n  a  1\nor:\n  b\n.fi\n.TP\nc\n"
+        );
     }
 
     #[test]
