@@ -240,3 +240,76 @@ fn the_pages_are_such_that_man_takes_them() {
     let help = tool(FLASHGET, ["help"]).text();
     assert!(!help.contains("\n  man"), "it is for those who package flashget: {help}");
 }
+
+/// What a daemon or tracker tells systemd, in order, until one of it begins with `last`.
+fn told(socket: &std::os::unix::net::UnixDatagram, last: &str) -> Vec<String> {
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let mut all = Vec::new();
+    while !all.iter().any(|told: &String| told.starts_with(last)) {
+        let mut bytes = [0; 512];
+        let len = socket.recv(&mut bytes).unwrap_or_else(|error| panic!("{last}: {error} after {all:?}"));
+        all.push(String::from_utf8(bytes[..len].to_vec()).unwrap());
+    }
+    all
+}
+
+#[test]
+fn systemd_is_told_when_a_service_is_ready_and_when_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    let flashget = || {
+        let mut command = Command::new(FLASHGET);
+        command.arg("--home").arg(&home).env_remove("FLASHGET_HOME");
+        command
+    };
+    run(flashget().args(["network", "create", "lab"])).ok();
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    for (service, status) in [("daemon", "STATUS=node "), ("tracker", "STATUS=tracker for 1 networks ")] {
+        let log = dir.path().join(format!("{service}.log"));
+        let mut running = common::process::Running::start(
+            flashget().args([service, "--listen", "127.0.0.1:0"]).env("NOTIFY_SOCKET", &path),
+            &log,
+        );
+        let ready = told(&socket, "READY=1\n");
+        assert!(ready.len() == 1 && ready[0].contains(status), "{ready:?}");
+        if service == "daemon" {
+            // Ready is: it can be asked.
+            run(flashget().arg("status")).ok();
+        }
+        running.signal(rustix::process::Signal::TERM);
+        told(&socket, "STOPPING=1\n");
+        assert!(running.wait(common::process::LIMIT).success(), "{service}");
+    }
+}
+
+#[test]
+fn the_units_of_daemons_let_their_mounts_be_seen_and_their_shares_be_read() {
+    let unit = |path: &str| fs::read_to_string(Path::new(ROOT).join("dist/systemd").join(path)).unwrap();
+    let set = |unit: &str| -> Vec<String> {
+        unit.lines()
+            .filter_map(|line| Some(line.split_once('=')?.0.to_owned()))
+            .filter(|key| !key.contains('#'))
+            .collect()
+    };
+    let system = unit("system/flashget.service");
+    // Its own comment lists what would give it a mount namespace of its own.
+    let listed = system.split_once("PrivateMounts, ").unwrap().1.split_once("What they would forbid").unwrap().0;
+    let mut never: Vec<&str> =
+        listed.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    assert!(never.contains(&"ProtectSystem") && never.contains(&"PrivateTmp") && never.len() > 20, "{never:?}");
+    // It takes openat2(2) away, by which shared files are opened.
+    never.extend(["PrivateMounts", "RestrictSUIDSGID"]);
+    for key in set(&system) {
+        assert!(!never.contains(&key.as_str()), "{key} hides mounts, or shared files");
+    }
+    // These imply NoNewPrivileges in a user's unit (and others hide mounts), and fusermount3 is setuid.
+    for key in set(&unit("user/flashget.service")) {
+        let harmless = ["Description", "Documentation", "Type", "ExecStart", "Restart", "RestartSec", "WantedBy"];
+        let others = ["RestartPreventExitStatus", "TimeoutStopSec", "LimitCORE"];
+        assert!(
+            harmless.contains(&key.as_str()) || others.contains(&key.as_str()),
+            "{key}: may fusermount3 still mount?"
+        );
+    }
+}

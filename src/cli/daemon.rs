@@ -150,9 +150,11 @@ pub fn run_tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlE
         if !log::is_json(&args.log, &settings.log) {
             eprintln!("flashget: {up}");
         }
-        tokio::select! {
+        let ended = tokio::select! {
             told = told_to_end() => told,
             () = tracker.follow_vault() => Ok(()),
-        }
+        };
+        systemd::stopping();
+        ended
     })
 }
