@@ -56,6 +56,8 @@ pub struct Mount {
     /// It was taken away by force: its reads fail from then on.
     given_up: watch::Sender<bool>,
     read_ahead_kb: Option<u32>,
+    files: Arc<Files>,
+    notifier: Notifier,
 }
 
 impl Mount {
@@ -77,7 +79,7 @@ impl Mount {
         let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner, given_up.subscribe());
         let session = open_session(adapter, &config)?;
         let (stale, work) = channel();
-        let notifier = session.notifier();
+        let (notifier, own_notifier) = (session.notifier(), session.notifier());
         std::thread::Builder::new().name("fg-inval".into()).spawn(move || invalidate(&work, &notifier))?;
         // Ends as well when somebody else unmounts.
         let (end, ended) = watch::channel(false);
@@ -87,14 +89,24 @@ impl Mount {
             }
             end.send_replace(true);
         })?;
-        let follower = runtime.spawn(follow(view, files, stale));
+        let follower = runtime.spawn(follow(view, Arc::clone(&files), stale));
         let read_ahead_kb = raise_read_ahead(&config);
-        Ok(Self { config, follower, ended, detached: AtomicBool::new(false), given_up, read_ahead_kb })
+        let detached = AtomicBool::new(false);
+        Ok(Self { config, follower, ended, detached, given_up, read_ahead_kb, files, notifier: own_notifier })
     }
 
     /// How it was mounted.
     pub fn config(&self) -> &MountConfig {
         &self.config
+    }
+
+    /// Has the kernel forget all bytes that it has of files, those that are mapped included. Blocks: the kernel waits for
+    /// reads that are under way.
+    pub fn forget_contents(&self) {
+        for inode in self.files.take_seen() {
+            // From the first byte to the last. ENOENT: there was nothing.
+            let _ = self.notifier.inval_inode(INodeNo(inode), 0, 0);
+        }
     }
 
     /// The kernel's read-ahead for it, in KiB, if that is known.
