@@ -31,15 +31,16 @@ fn runtime() -> Result<Runtime, ControlError> {
         .map_err(ControlError::failed)
 }
 
-/// Returns when the process is told to end.
-async fn told_to_end() -> Result<(), ControlError> {
+/// From now on the process does not die of a signal that tells it to end; what this returns is done when one has come.
+fn told_to_end() -> Result<impl Future<Output = ()>, ControlError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::failed)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn with_flags(mut settings: Settings, args: &DaemonArgs) -> Result<Settings, ControlError> {
@@ -91,6 +92,8 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
             let path = context.home.socket().map(|path| format!(" {}", path.display())).unwrap_or_default();
             ControlError::failed(format!("the control socket{path}: {error}"))
         })?;
+        // Before anybody is told that it is ready, and may tell it to end.
+        let told = told_to_end()?;
         if args.for_mount {
             say_ready()?;
         } else {
@@ -101,7 +104,7 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
         }
         let mut should_stop = node.should_stop();
         tokio::select! {
-            told = told_to_end() => told?,
+            () = told => {}
             _ = should_stop.wait_for(|stop| *stop) => {}
         }
         if !args.for_mount {
@@ -145,16 +148,17 @@ pub fn run_tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlE
     let runtime = runtime()?;
     runtime.block_on(async {
         let tracker = Tracker::start(context.home.clone(), unlock, args.listen).await?;
+        let told = told_to_end()?;
         let up = format!("tracker for {} networks listens on {}", tracker.networks(), tracker.listen_addr());
         systemd::ready(&up);
         if !log::is_json(&args.log, &settings.log) {
             eprintln!("flashget: {up}");
         }
-        let ended = tokio::select! {
-            told = told_to_end() => told,
-            () = tracker.follow_vault() => Ok(()),
-        };
+        tokio::select! {
+            () = told => {}
+            () = tracker.follow_vault() => {}
+        }
         systemd::stopping();
-        ended
+        Ok(())
     })
 }
