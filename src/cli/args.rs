@@ -154,6 +154,12 @@ pub enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages, for whoever packages flashget
+    #[command(hide = true)]
+    Man {
+        /// Into which folder; made if it is missing
+        dir: PathBuf,
+    },
 }
 
 /// `flashget config`

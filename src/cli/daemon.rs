@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{DaemonArgs, TrackerArgs};
 use super::unlock::unlock;
-use super::{Context, log};
+use super::{Context, log, systemd};
 use crate::control::{ControlError, ErrorCode};
 use crate::node::tracker::Tracker;
 use crate::node::{Node, NodeConfig};
@@ -31,15 +31,16 @@ fn runtime() -> Result<Runtime, ControlError> {
         .map_err(ControlError::failed)
 }
 
-/// Returns when the process is told to end.
-async fn told_to_end() -> Result<(), ControlError> {
+/// From now on the process does not die of a signal that tells it to end; what this returns is done when one has come.
+fn told_to_end() -> Result<impl Future<Output = ()>, ControlError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::failed)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn with_flags(mut settings: Settings, args: &DaemonArgs) -> Result<Settings, ControlError> {
@@ -91,15 +92,23 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
             let path = context.home.socket().map(|path| format!(" {}", path.display())).unwrap_or_default();
             ControlError::failed(format!("the control socket{path}: {error}"))
         })?;
+        // Before anybody is told that it is ready, and may tell it to end.
+        let told = told_to_end()?;
         if args.for_mount {
             say_ready()?;
-        } else if !silent {
-            eprintln!("flashget: node {} listens on {}", node.short_id(), node.listen_addr());
+        } else {
+            systemd::ready(&format!("node {} listens on {}", node.short_id(), node.listen_addr()));
+            if !silent {
+                eprintln!("flashget: node {} listens on {}", node.short_id(), node.listen_addr());
+            }
         }
         let mut should_stop = node.should_stop();
         tokio::select! {
-            told = told_to_end() => told?,
+            () = told => {}
             _ = should_stop.wait_for(|stop| *stop) => {}
+        }
+        if !args.for_mount {
+            systemd::stopping();
         }
         socket.finish(ANSWERS).await;
         node.shut_down().await;
@@ -139,12 +148,17 @@ pub fn run_tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlE
     let runtime = runtime()?;
     runtime.block_on(async {
         let tracker = Tracker::start(context.home.clone(), unlock, args.listen).await?;
+        let told = told_to_end()?;
+        let up = format!("tracker for {} networks listens on {}", tracker.networks(), tracker.listen_addr());
+        systemd::ready(&up);
         if !log::is_json(&args.log, &settings.log) {
-            eprintln!("flashget: tracker for {} networks listens on {}", tracker.networks(), tracker.listen_addr());
+            eprintln!("flashget: {up}");
         }
         tokio::select! {
-            told = told_to_end() => told,
-            () = tracker.follow_vault() => Ok(()),
+            () = told => {}
+            () = tracker.follow_vault() => {}
         }
+        systemd::stopping();
+        Ok(())
     })
 }

@@ -8,9 +8,11 @@ mod daemon;
 mod exit;
 mod get;
 mod log;
+mod man;
 mod mount;
 mod options;
 mod show;
+mod systemd;
 mod table;
 mod unlock;
 
@@ -103,6 +105,7 @@ fn carry_out(args: &Args) -> Result<(), ControlError> {
             clap_complete::generate(*shell, &mut command, "flashget", &mut std::io::stdout());
             Ok(())
         }
+        Command::Man { dir } => man::write(dir),
         Command::Config(ConfigCommand::Check) => {
             context.settings()?;
             println!("the settings are in order");

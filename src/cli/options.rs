@@ -209,6 +209,21 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_page_of_the_mount_helper_names_every_option() {
+        let page = include_str!("../../dist/man/mount.flashget.8");
+        // Of mount(8)'s `.BI name= VALUE`, `.BR one " | " two`, `\fBname\fP`, the words.
+        let page: std::collections::HashSet<&str> = page
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .map(|word| word.trim_start_matches("fB"))
+            .collect();
+        let ours = [helper_knows::FLAGS, helper_knows::VALUES, helper_knows::NOT_YET, helper_knows::PATHS];
+        let mounts = [helper_knows::IGNORED, helper_knows::BY_USERS];
+        for name in ours.concat().into_iter().chain(mounts.concat()) {
+            assert!(page.contains(name), "{name}");
+        }
+    }
+
+    #[test]
     fn a_second_fstab_line_with_the_same_values_was_refused() {
         let running = DaemonSettings {
             cache_size: 2 << 30,

@@ -201,6 +201,32 @@ mod tests {
     }
 
     #[test]
+    fn the_file_that_is_installed_has_every_setting_with_its_default() {
+        let installed = include_str!("../../dist/config.toml");
+        assert_eq!(Settings::parse(installed).unwrap(), Settings::default());
+        // `#key = value` is a setting, `# ...` a remark.
+        let setting = |line: &'static str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' '));
+        let counts: Vec<_> = installed.lines().filter_map(setting).collect();
+        let examples = counts.iter().filter(|line| line.contains("# example: ")).count();
+        let all: Vec<_> = installed.lines().map(|line| setting(line).unwrap_or(line)).collect();
+        let all = Settings::parse(&all.join("\n")).unwrap();
+        let given = toml::Table::try_from(&all).unwrap();
+        let defaults = toml::Table::try_from(Settings::default()).unwrap();
+        let (mut keys, mut differ) = (0, 0);
+        for (table, settings) in &given {
+            for (key, value) in settings.as_table().unwrap() {
+                keys += 1;
+                differ += usize::from(defaults[table].get(key) != Some(value));
+            }
+        }
+        // `given` leaves out what is None: no key of the file may be, so none of the settings is missing in it.
+        assert_eq!((keys, differ), (counts.len(), examples), "{given}");
+        let Settings { node, cache, limits, .. } = all;
+        assert!(node.advertise.is_some() && node.name.is_some() && cache.dir.is_some() && cache.disk.is_some());
+        assert!(limits.upload.is_some() && limits.download.is_some() && limits.upload_slots.is_some());
+    }
+
+    #[test]
     fn a_limit_of_0_nearly_stopped_everything() {
         let limits = |text: &str| {
             let limits = Settings::parse(text).unwrap().limits;
