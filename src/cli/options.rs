@@ -216,7 +216,7 @@ mod tests {
             .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
             .map(|word| word.trim_start_matches("fB"))
             .collect();
-        let ours = [helper_knows::FLAGS, helper_knows::VALUES, helper_knows::NOT_YET, helper_knows::PATHS];
+        let ours = [helper_knows::FLAGS, helper_knows::VALUES, helper_knows::PATHS];
         let mounts = [helper_knows::IGNORED, helper_knows::BY_USERS];
         for name in ours.concat().into_iter().chain(mounts.concat()) {
             assert!(page.contains(name), "{name}");
