@@ -4,6 +4,7 @@
 mod args;
 mod ask;
 mod daemon;
+mod ending;
 mod exit;
 mod get;
 mod log;

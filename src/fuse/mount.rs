@@ -1,26 +1,24 @@
 //! One mount: bringing it up, keeping the kernel's memory true, taking it down.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::adapter::{Adapter, Owner};
+use super::invalidation::Invalidation;
 use crate::catalog::tree::ViewTree;
 use crate::fs::files::Files;
-use crate::fs::inodes::Stale;
 use crate::reader::contents::Contents;
 use crate::share::mounts::{FS_TYPE, flashget_mounts};
 
@@ -50,6 +48,7 @@ pub struct MountConfig {
 pub struct Mount {
     config: MountConfig,
     follower: tokio::task::JoinHandle<()>,
+    invalidation: Arc<Invalidation>,
     ended: watch::Receiver<bool>,
     /// Taken away by this process: what is mounted there now, if anything, is another one.
     detached: AtomicBool,
@@ -76,20 +75,22 @@ impl Mount {
         let given_up = watch::channel(false).0;
         let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner, given_up.subscribe());
         let session = open_session(adapter, &config)?;
-        let (stale, work) = channel();
-        let notifier = session.notifier();
-        std::thread::Builder::new().name("fg-inval".into()).spawn(move || invalidate(&work, &notifier))?;
+        let invalidation = Arc::new(Invalidation::default());
+        let (notifier, work) = (session.notifier(), Arc::clone(&invalidation));
+        std::thread::Builder::new().name("fg-inval".into()).spawn(move || work.tell(&notifier))?;
         // Ends as well when somebody else unmounts.
         let (end, ended) = watch::channel(false);
+        let work = Arc::clone(&invalidation);
         std::thread::Builder::new().name("fg-mount".into()).spawn(move || {
             if let Err(error) = session.run() {
                 tracing::warn!(%error, "a mount ended");
             }
+            work.close();
             end.send_replace(true);
         })?;
-        let follower = runtime.spawn(follow(view, files, stale));
+        let follower = runtime.spawn(follow(view, files, Arc::clone(&invalidation)));
         let read_ahead_kb = raise_read_ahead(&config);
-        Ok(Self { config, follower, ended, detached: AtomicBool::new(false), given_up, read_ahead_kb })
+        Ok(Self { config, follower, invalidation, ended, detached: AtomicBool::new(false), given_up, read_ahead_kb })
     }
 
     /// How it was mounted.
@@ -123,6 +124,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         self.follower.abort();
+        self.invalidation.close();
         if let Err(error) = self.unmount(true) {
             tracing::warn!(%error, "unmounting failed");
         }
@@ -238,28 +240,12 @@ fn connection_of(point: &Path) -> Option<PathBuf> {
 }
 
 /// Puts each new view in place and passes on what the kernel must forget.
-async fn follow(mut view: watch::Receiver<Arc<ViewTree>>, files: Arc<Files>, stale: Sender<Vec<Stale>>) {
-    while view.changed().await.is_ok() {
+async fn follow(mut view: watch::Receiver<Arc<ViewTree>>, files: Arc<Files>, invalidation: Arc<Invalidation>) {
+    while view.changed().await.is_ok() && invalidation.room().await {
         let new = view.borrow_and_update().clone();
         let files = Arc::clone(&files);
-        let Ok(forget) = tokio::task::spawn_blocking(move || files.replace(new)).await else { return };
-        if stale.send(forget).is_err() {
-            return;
-        }
-    }
-}
-
-/// A thread of its own: the kernel may hold these calls until requests that are under way have been answered.
-fn invalidate(work: &Receiver<Vec<Stale>>, notifier: &Notifier) {
-    while let Ok(stale) = work.recv() {
-        for stale in stale {
-            // What the kernel does not remember it need not forget: ENOENT is as good.
-            let _ = match stale {
-                Stale::Entry(folder, name) => notifier.inval_entry(INodeNo(folder), OsStr::from_bytes(name.as_bytes())),
-                // Negative: attributes only, the bytes are as they were.
-                Stale::Attributes(inode) => notifier.inval_inode(INodeNo(inode), -1, 0),
-            };
-        }
+        let Ok(stale) = tokio::task::spawn_blocking(move || files.replace(new)).await else { return };
+        invalidation.add(stale);
     }
 }
 
