@@ -114,8 +114,9 @@ impl Membership {
             }
         }
         // After the guards: what is to be fetched counts as under way before the greeting counts as heard.
-        self.greeted.send_if_modified(|greeted| greeted.insert(link.node()));
-        self.view_now.notify_one();
+        if self.greeted.send_if_modified(|greeted| greeted.insert(link.node())) {
+            self.view_now.notify_one();
+        }
     }
 
     /// Fetches one catalog, of one peer after the other until nobody is known to have more.
@@ -152,7 +153,9 @@ impl Membership {
             let ours = self.book.lock().some_versions(draw());
             let answer = tokio::time::timeout(EXCHANGE, link.request(Request::Versions(ours))).await;
             // Who does not answer is not worth a word: there is a next time.
-            if let Ok(Ok(Response::Versions(theirs))) = answer {
+            if let Ok(Ok(Response::Versions(theirs))) = answer
+                && !link.is_closed()
+            {
                 self.heard_versions(link, &theirs);
             }
         }

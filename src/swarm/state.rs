@@ -711,3 +711,7 @@ impl SourcePart {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;
