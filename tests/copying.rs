@@ -86,7 +86,8 @@ struct Three {
     size: u64,
     sources: Vec<Node>,
     reader: Node,
-    network: Network,
+    /// Undoes everything when dropped.
+    _network: Network,
 }
 
 impl Three {
@@ -104,7 +105,7 @@ impl Three {
         let reader = network.node("reader");
         reader.mount();
         reader.sees("file", 3);
-        Self { hash, size, sources, reader, network }
+        Self { hash, size, sources, reader, _network: network }
     }
 
     /// Verified bytes that have come, of all and of one source.
@@ -193,28 +194,4 @@ fn when_every_source_is_gone_reads_fail_and_names_stay() {
     three.sources[1].start();
     three.reader.sees("file", 1);
     assert_eq!(hash_of(&file), three.hash);
-}
-
-#[test]
-fn get_copies_files_and_folders_without_a_mount() {
-    let three = Three::new(48 * MIB);
-    let network = &three.network;
-    text_file(&network.path("shares/b/folder/one.txt"), "one");
-    text_file(&network.path("shares/c/folder/deep/two.txt"), "two");
-    let reader = &three.reader;
-    reader.sees("folder/one.txt", 1);
-    reader.sees("folder/deep/two.txt", 1);
-    let dest = network.path("got");
-    fs::create_dir(&dest).unwrap();
-    let got = reader.json(["get", "file", "folder", dest.to_str().unwrap()]);
-    assert_eq!((&got["files"], &got["bytes"]), (&3.into(), &(three.size + 6).into()));
-    assert_eq!(hash_of(&dest.join("file")), three.hash);
-    assert_eq!(files_below(&dest), ["file", "folder/deep/two.txt", "folder/one.txt"].map(Path::new));
-    assert_eq!(parts(reader, "file").len(), 3);
-
-    let again = reader.json(["get", "file", dest.to_str().unwrap()]);
-    assert_eq!(again["bytes"], three.size);
-    let to_stdout = reader.run(["get", "file", "-"]).ok();
-    assert_eq!(blake3::hash(&to_stdout.stdout).to_hex().as_str(), three.hash);
-    reader.run(["get", "nothing", dest.to_str().unwrap()]).refused(3, "nothing");
 }

@@ -97,8 +97,21 @@ fn a_mount_that_fails_leaves_no_daemon_behind() {
     let node = network.member("reader");
     let missing = network.path("missing");
     node.run([Path::new("mount"), &missing]).refused(3, "missing");
-    node.watch_daemon();
+    assert!(node.pid().is_none(), "for a folder that is not there none is started");
+
+    // One is started to look for the network; it has a share, and still no business to stay.
+    text_file(&network.path("share/file"), "text");
+    node.share(&network.path("share"));
+    for _ in 0..2 {
+        // The second may meet the first one's daemon as it ends.
+        node.run([Path::new("mount"), Path::new("typo"), &node.mount_point]).refused(3, "typo");
+        node.watch_daemon();
+    }
     until("no daemon is left", || node.pid().is_none());
+    node.mount();
+    node.umount();
+    assert!(node.pid().is_some(), "it has a share, and a mount came up");
+    node.ok(["stop"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use zeroize::Zeroize;
 
 use super::chunks::CHUNK;
 
@@ -17,6 +18,13 @@ const MAX_IDLE: usize = 96;
 const SMALL: usize = ROOM / 2;
 
 static IDLE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+
+/// Wipes and lets go of every idle buffer: what was in them is to be read by nobody any more.
+pub fn clear() {
+    for mut buffer in std::mem::take(&mut *IDLE.lock()) {
+        buffer.zeroize();
+    }
+}
 
 /// A buffer of a given length; what is in it at first is left from an earlier use and means nothing.
 #[derive(Debug)]

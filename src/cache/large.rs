@@ -19,7 +19,7 @@ use crate::base::ids::{ContentId, SubtreeHash};
 use crate::base::pool::Buffer;
 use crate::base::ranges::Ranges;
 use crate::vault::block::{BlockKey, sealed_len};
-use crate::vault::keys::ContentKey;
+use crate::vault::content_lock::ContentLock;
 use crate::vault::sealer::Sealer;
 
 const PURPOSE: &str = "cache file";
@@ -75,7 +75,7 @@ struct Opened {
 pub struct LargeFiles {
     dir: PathBuf,
     sealer: Arc<Sealer>,
-    key: ContentKey,
+    key: Arc<ContentLock>,
     kept: Mutex<HashMap<ContentId, Kept>>,
     opened: moka::sync::Cache<ContentId, Arc<Opened>>,
 }
@@ -96,7 +96,7 @@ fn identity(content: ContentId) -> [u8; 40] {
 impl LargeFiles {
     /// Opens what `dir` holds. Cache files that can't be read (damaged first page, another key) are removed: nobody could
     /// ever use them. What is not called as a cache file is, is left alone.
-    pub fn open(dir: &Path, sealer: Arc<Sealer>, key: ContentKey) -> io::Result<Self> {
+    pub fn open(dir: &Path, sealer: Arc<Sealer>, key: Arc<ContentLock>) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let files =
             Self { dir: dir.into(), sealer, key, kept: Mutex::default(), opened: moka::sync::Cache::new(OPEN_FILES) };
@@ -192,10 +192,20 @@ impl LargeFiles {
             Err(error) if make && error.kind() == io::ErrorKind::NotFound => self.make(content)?,
             other => other?,
         };
-        let key = BlockKey::new(&self.key, content).map_err(io::Error::other)?;
+        let key = self.key.block_key(content)?;
         let opened = Arc::new(Opened { file, key });
         self.opened.insert(content, Arc::clone(&opened));
+        if self.key.is_locked() {
+            // Meanwhile.
+            self.forget_keys();
+        }
         Ok(opened)
+    }
+
+    /// Wipes the keys that have been derived.
+    pub fn forget_keys(&self) {
+        self.opened.invalidate_all();
+        self.opened.run_pending_tasks();
     }
 
     /// Reads one record of at most `len` sealed bytes.
@@ -235,6 +245,8 @@ impl LargeFiles {
         if let Some(kept) = kept.get_mut(&content) {
             match &record {
                 Ok(Record::Plain(_)) => kept.used = SystemTime::now(),
+                // It is there.
+                Err(_) if self.key.is_locked() => {}
                 _ => kept.present.remove(index..index + 1),
             }
         }

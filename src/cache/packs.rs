@@ -3,7 +3,7 @@
 //! An item: magic (4), u32 LE length of what follows, u16 LE length of the sealed identity, the sealed identity
 //! (`ContentId` under the name key), the sealed record of chunk 0.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use super::large::Record;
 use crate::base::chunks::CHUNK;
 use crate::base::ids::ContentId;
-use crate::vault::block::{BlockKey, HEADER, TAG};
-use crate::vault::keys::ContentKey;
+use crate::vault::block::{HEADER, TAG};
+use crate::vault::content_lock::ContentLock;
 use crate::vault::sealer::Sealer;
 
 const MAGIC: &[u8; 4] = b"FGI1";
@@ -35,6 +35,8 @@ struct Spot {
     /// Where the sealed record begins, and its length.
     at: u64,
     len: u32,
+    /// Bytes of the sealed identity just before it.
+    identity: u16,
 }
 
 struct Pack {
@@ -55,7 +57,7 @@ struct Inner {
 pub struct Packs {
     dir: PathBuf,
     sealer: Arc<Sealer>,
-    key: ContentKey,
+    key: Arc<ContentLock>,
     inner: Mutex<Inner>,
 }
 
@@ -67,7 +69,7 @@ fn number_of(name: &OsStr) -> Option<u32> {
 
 impl Packs {
     /// Opens what `dir` holds. The rest of a pack from its first unreadable item on is not used (a torn write).
-    pub fn open(dir: &Path, sealer: Arc<Sealer>, key: ContentKey) -> io::Result<Self> {
+    pub fn open(dir: &Path, sealer: Arc<Sealer>, key: Arc<ContentLock>) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let packs = Self { dir: dir.into(), sealer, key, inner: Mutex::default() };
         for file in fs::read_dir(dir)? {
@@ -107,7 +109,7 @@ impl Packs {
                 let at = at + (ITEM_HEAD + identity) as u64;
                 let record = len - 2 - identity as u64;
                 if record == content.size + (HEADER + TAG) as u64 {
-                    spots.insert(content, Spot { pack, at, len: record as u32 });
+                    spots.insert(content, Spot { pack, at, len: record as u32, identity: identity as u16 });
                 }
             }
             at += 8 + len;
@@ -130,7 +132,7 @@ impl Packs {
             (spot, Arc::clone(&pack.file))
         };
         let mut record = vec![0; spot.len as usize];
-        let key = BlockKey::new(&self.key, content).map_err(io::Error::other)?;
+        let key = self.key.block_key(content)?;
         let opened = file.read_exact_at(&mut record, spot.at).ok().and_then(|()| key.open(0, &mut record).ok());
         match opened {
             Some(len) => Ok(Record::Plain(bytes::Bytes::from(record).slice(HEADER..HEADER + len))),
@@ -148,7 +150,7 @@ impl Packs {
         }
         let identity = rmp_serde::to_vec(&content).map_err(io::Error::other)?;
         let identity = self.sealer.seal(PURPOSE, &[], &identity).map_err(io::Error::other)?;
-        let key = BlockKey::new(&self.key, content).map_err(io::Error::other)?;
+        let key = self.key.block_key(content)?;
         key.seal(0, plain, buffer).map_err(io::Error::other)?;
         let len = (2 + identity.len() + buffer.len()) as u32;
         let mut item = Vec::with_capacity(8 + len as usize);
@@ -161,7 +163,12 @@ impl Packs {
         // One writer thread: nobody else appends between here and the end.
         let (number, file, at) = self.open_pack()?;
         file.write_all_at(&item, at)?;
-        let spot = Spot { pack: number, at: at + (ITEM_HEAD + identity.len()) as u64, len: buffer.len() as u32 };
+        let spot = Spot {
+            pack: number,
+            at: at + (ITEM_HEAD + identity.len()) as u64,
+            len: buffer.len() as u32,
+            identity: identity.len() as u16,
+        };
         let mut inner = self.inner.lock();
         if let Some(pack) = inner.packs.get_mut(&number) {
             pack.len = at + item.len() as u64;
@@ -187,6 +194,33 @@ impl Packs {
         inner.open = Some(number);
         inner.next = number.saturating_add(1);
         Ok((number, file, 0))
+    }
+
+    /// Every content with the bytes of its record and the last use of its pack.
+    pub fn contents(&self) -> Vec<(ContentId, u64, SystemTime)> {
+        let inner = self.inner.lock();
+        let used = |spot: &Spot| inner.packs.get(&spot.pack).map_or(SystemTime::UNIX_EPOCH, |pack| pack.used);
+        inner.spots.iter().map(|(content, spot)| (*content, u64::from(spot.len), used(spot))).collect()
+    }
+
+    /// The packs in which any of `contents` lies.
+    pub fn packs_of<'a>(&self, contents: impl Iterator<Item = &'a ContentId>) -> HashSet<u32> {
+        let inner = self.inner.lock();
+        contents.filter_map(|content| inner.spots.get(content)).map(|spot| spot.pack).collect()
+    }
+
+    /// Forgets a content: its item is overwritten where it lies, the pack stays. Returns the bytes of its record.
+    pub fn erase(&self, content: ContentId) -> io::Result<u64> {
+        let (spot, file) = {
+            let mut inner = self.inner.lock();
+            let Some(spot) = inner.spots.remove(&content) else { return Ok(0) };
+            let Some(pack) = inner.packs.get(&spot.pack) else { return Ok(0) };
+            (spot, Arc::clone(&pack.file))
+        };
+        // The identity before it too: what does not open is passed over when the pack is read again.
+        let identity = spot.at - u64::from(spot.identity);
+        file.write_all_at(&vec![0; (u32::from(spot.identity) + spot.len) as usize], identity)?;
+        Ok(u64::from(spot.len))
     }
 
     /// Packs with their bytes and last use.

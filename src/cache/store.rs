@@ -16,12 +16,14 @@ use tokio::sync::watch;
 use super::large::{LargeFiles, Record};
 use super::layout::{OVERHEAD, PAGE, SLOT};
 use super::packs::Packs;
+use super::pins::Pins;
 use super::place::{CacheError, Place};
 use super::queue::Queue;
 use crate::base::chunks::{CHUNK, chunk_count, group_count};
 use crate::base::ids::{ContentId, SubtreeHash};
 use crate::base::ranges::Ranges;
 use crate::base::tree::{Proof, VerifiedChunk};
+use crate::vault::content_lock::ContentLock;
 use crate::vault::keys::ContentKey;
 use crate::vault::sealer::Sealer;
 
@@ -93,20 +95,24 @@ impl Pause {
     }
 }
 
-struct Inner {
-    large: LargeFiles,
-    packs: Packs,
+pub(super) struct Inner {
+    pub large: LargeFiles,
+    pub packs: Packs,
     queue: Queue<Job>,
-    limit: u64,
+    limit: AtomicU64,
+    pub key: Arc<ContentLock>,
+    pub pins: Pins,
     counters: Counters,
     pause: Pause,
+    /// One at a time makes room.
+    evicting: Mutex<()>,
     whole: watch::Sender<u64>,
 }
 
 /// See the module.
 pub struct Cache {
-    inner: Arc<Inner>,
-    ram: moka::sync::Cache<(ContentId, u64), VerifiedChunk>,
+    pub(super) inner: Arc<Inner>,
+    pub(super) ram: moka::sync::Cache<(ContentId, u64), VerifiedChunk>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Until it is closed.
     place: Mutex<Option<Place>>,
@@ -123,8 +129,10 @@ impl Cache {
     ) -> Result<Arc<Self>, CacheError> {
         let wrong = |source| CacheError::Io { dir: dir.into(), source };
         let place = Place::take(dir, &sealer)?;
-        let large = LargeFiles::open(&dir.join("files"), Arc::clone(&sealer), key.clone()).map_err(wrong)?;
-        let packs = Packs::open(&dir.join("packs"), sealer, key.clone()).map_err(wrong)?;
+        let key = ContentLock::new(key.clone());
+        let pins = Pins::load(&dir.join("pins"), Arc::clone(&sealer)).map_err(wrong)?;
+        let large = LargeFiles::open(&dir.join("files"), Arc::clone(&sealer), Arc::clone(&key)).map_err(wrong)?;
+        let packs = Packs::open(&dir.join("packs"), sealer, Arc::clone(&key)).map_err(wrong)?;
         let limit = match limits.disk {
             Some(limit) => limit,
             None => {
@@ -139,9 +147,12 @@ impl Cache {
             large,
             packs,
             queue: Queue::new(QUEUE),
-            limit,
+            limit: AtomicU64::new(limit),
+            key,
+            pins,
             counters,
             pause: Pause::default(),
+            evicting: Mutex::default(),
             whole: watch::channel(0).0,
         });
         let writer = {
@@ -165,7 +176,11 @@ impl Cache {
 
     /// Keeps a chunk in RAM alone: one that this node shares itself need not be on disk twice.
     pub fn put_ram(&self, chunk: &VerifiedChunk) {
-        self.ram.insert((chunk.content(), chunk.index()), chunk.clone());
+        let key = (chunk.content(), chunk.index());
+        self.ram.insert(key, chunk.clone());
+        if self.is_locked() {
+            self.ram.invalidate(&key);
+        }
     }
 
     /// Lets go of a chunk's plaintext: its reader has passed it.
@@ -175,9 +190,9 @@ impl Cache {
 
     /// Keeps a chunk: in RAM at once, sealed on disk soon, unless the disk can't keep up. Never blocks.
     pub fn put(&self, chunk: &VerifiedChunk) {
-        self.ram.insert((chunk.content(), chunk.index()), chunk.clone());
+        self.put_ram(chunk);
         let len = chunk.bytes().len();
-        let closed = self.inner.limit == 0 || self.inner.pause.is_on(Instant::now());
+        let closed = self.inner.limit() == 0 || self.is_locked() || self.inner.pause.is_on(Instant::now());
         if closed
             || (!self.has(chunk.content(), chunk.index()) && !self.inner.queue.offer(Job::Chunk(chunk.clone()), len))
         {
@@ -187,7 +202,7 @@ impl Cache {
 
     /// Keeps what proves a file. Never blocks.
     pub fn put_proof(&self, proof: &Proof) {
-        if self.inner.limit > 0 && chunk_count(proof.content().size) > 1 {
+        if self.inner.limit() > 0 && !self.is_locked() && chunk_count(proof.content().size) > 1 {
             // A proof that is dropped is asked of a source again.
             let _ = self.inner.queue.offer(Job::Proof(Box::new(proof.clone())), 32 * proof.groups().len());
         }
@@ -224,6 +239,7 @@ impl Cache {
                 self.inner.tell();
                 None
             }
+            Err(_) if self.is_locked() => None,
             Err(error) => {
                 tracing::warn!(%error, "reading the cache failed: fetched again");
                 None
@@ -287,7 +303,7 @@ impl Cache {
         self.ram.run_pending_tasks();
         CacheStats {
             disk_bytes: get(&counters.disk_bytes),
-            disk_limit: self.inner.limit,
+            disk_limit: self.inner.limit(),
             ram_bytes: self.ram.weighted_size(),
             loads: get(&counters.loads),
             writes: get(&counters.writes),
@@ -321,7 +337,22 @@ impl Drop for Cache {
 }
 
 impl Inner {
-    fn tell(&self) {
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// So many bytes are no longer on disk.
+    pub fn freed(&self, bytes: u64) {
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        // The closure always says yes.
+        let _ = self.counters.disk_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    pub fn tell(&self) {
         self.whole.send_modify(|version| *version += 1);
     }
 
@@ -329,8 +360,8 @@ impl Inner {
     fn write(&self) {
         let mut buffer = Vec::with_capacity(SLOT as usize);
         while let Some(job) = self.queue.take() {
-            // What was put before the error.
-            if self.pause.is_on(Instant::now()) {
+            // What was put before the error, or before it was locked.
+            if self.pause.is_on(Instant::now()) || self.key.is_locked() {
                 self.counters.dropped.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
@@ -350,7 +381,7 @@ impl Inner {
         let (content, index) = (chunk.content(), chunk.index());
         let small = chunk_count(content.size) <= 1;
         // With the first page of a file that is begun.
-        if !self.make_room(SLOT + PAGE, content)? {
+        if !self.make_room(SLOT + PAGE, Some(content))? {
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
@@ -382,32 +413,35 @@ impl Inner {
 
     fn write_hashes(&self, content: ContentId, group: Option<u64>, hashes: &[SubtreeHash]) -> io::Result<()> {
         let room = (32 * hashes.len() as u64 + OVERHEAD).next_multiple_of(PAGE) + PAGE;
-        if self.make_room(room, content)? {
+        if self.make_room(room, Some(content))? {
             let bytes = self.large.put_hashes(content, group, hashes)?;
             self.counters.disk_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Evicts what was used longest ago until `bytes` fit; never `content` itself, which is being written. False if
-    /// there is no room.
-    fn make_room(&self, bytes: u64, content: ContentId) -> io::Result<bool> {
+    /// Evicts what was used longest ago until `bytes` fit; never what is pinned, nor `content`, which is being written.
+    /// False if there is no room.
+    pub fn make_room(&self, bytes: u64, content: Option<ContentId>) -> io::Result<bool> {
         enum Unit {
             Large(ContentId),
             Pack(u32),
         }
-        let used = || self.counters.disk_bytes.load(Ordering::Relaxed);
-        if used() + bytes <= self.limit {
+        let (used, limit) = (|| self.counters.disk_bytes.load(Ordering::Relaxed), self.limit());
+        if used() + bytes <= limit {
             return Ok(true);
         }
+        let _one = self.evicting.lock();
+        let pins = self.pins.all();
+        let kept_packs = self.packs.packs_of(pins.iter());
         let mut units: Vec<(SystemTime, Unit)> = Vec::new();
-        units.extend(
-            self.large.list().into_iter().filter(|unit| unit.0 != content).map(|unit| (unit.3, Unit::Large(unit.0))),
-        );
-        units.extend(self.packs.list().into_iter().map(|(number, _, used)| (used, Unit::Pack(number))));
+        let large = self.large.list().into_iter().filter(|unit| Some(unit.0) != content && !pins.contains(&unit.0));
+        units.extend(large.map(|unit| (unit.3, Unit::Large(unit.0))));
+        let packs = self.packs.list().into_iter().filter(|(number, ..)| !kept_packs.contains(number));
+        units.extend(packs.map(|(number, _, used)| (used, Unit::Pack(number))));
         units.sort_by_key(|(used, _)| *used);
         // A little more than needed, so that the next chunks don't evict one by one.
-        let target = self.limit.saturating_sub(bytes).min(self.limit - self.limit / 32);
+        let target = limit.saturating_sub(bytes).min(limit - limit / 32);
         for (_, unit) in units {
             if used() <= target {
                 break;
@@ -416,12 +450,11 @@ impl Inner {
                 Unit::Large(content) => self.large.remove(content)?,
                 Unit::Pack(number) => self.packs.remove(number)?,
             };
-            let now = used().saturating_sub(freed);
-            self.counters.disk_bytes.store(now, Ordering::Relaxed);
+            self.freed(freed);
             self.counters.evicted.fetch_add(1, Ordering::Relaxed);
             self.tell();
         }
-        Ok(used() + bytes <= self.limit)
+        Ok(used() + bytes <= limit)
     }
 }
 

@@ -129,6 +129,16 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Look after the sealed cache
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Wipe the keys of contents from the daemon's memory: names stay listed, nothing can be read until `unlock`
+    Lock,
+    /// Unlock what `lock` locked
+    Unlock,
+    /// Look after what unlocks the vault
+    #[command(subcommand)]
+    Passphrase(PassphraseCommand),
     /// Show how this node is
     Status {
         #[command(flatten)]
@@ -151,6 +161,81 @@ pub enum Command {
 pub enum ConfigCommand {
     /// Check the settings file: says what is wrong, and in which line
     Check,
+}
+
+/// `flashget passphrase`
+#[derive(Subcommand, Clone, Debug)]
+pub enum PassphraseCommand {
+    /// Change it, or change between passphrase and key file; asks for the old one first
+    Change {
+        /// File with the new passphrase in its first line, - for stdin [default: a prompt]
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+        /// Unlock by this key file from now on; it is made if it is not there
+        #[arg(long, value_name = "FILE", conflicts_with = "new_passphrase_file")]
+        new_keyfile: Option<PathBuf>,
+    },
+}
+
+/// `flashget cache`
+#[derive(Subcommand, Clone, Debug)]
+pub enum CacheCommand {
+    /// Show how full the cache is and how it fares
+    Status {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List what is in it, what was used longest ago first
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Fetch files and folders into it, and never evict them
+    Pin {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Let pinned files be evicted again
+    Unpin {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Let go of files now
+    Evict {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Let go of everything that is not pinned
+    Clear {
+        /// Pinned files too, which are no longer pinned then
+        #[arg(long)]
+        pinned: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Read and open every sealed record; what does not open is fetched again when it is needed
+    Verify {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Change how much it may take on disk, until the daemon ends (for good: cache.disk in the settings)
+    Resize {
+        /// Such as 20G
+        size: String,
+    },
+}
+
+/// Files for a command on the cache.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Which {
+    /// Files or folders of the view (or below a mount), or the root of a cached file
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Which network, where the home has several
+    #[arg(long)]
+    pub network: Option<String>,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `flashget network`

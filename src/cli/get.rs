@@ -33,7 +33,7 @@ pub fn get(context: &Context, words: &[PathBuf], network: Option<&str>, output: 
             shown.update(&progress);
         }
     });
-    shown.bar.finish_and_clear();
+    shown.finish();
     print(output, &got?)
 }
 
@@ -45,12 +45,12 @@ fn to_stdout(context: &Context, path: &Path, network: Option<String>) -> Result<
 }
 
 /// A bar with the rate, the time left and each peer's part; silent where stderr is no terminal.
-struct Shown {
+pub(super) struct Shown {
     bar: ProgressBar,
 }
 
 impl Shown {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
@@ -61,7 +61,13 @@ impl Shown {
         Self { bar }
     }
 
-    fn update(&self, progress: &GetProgress) {
+    /// Takes it off the terminal.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// Shows how far it is.
+    pub fn update(&self, progress: &GetProgress) {
         self.bar.set_length(progress.bytes);
         self.bar.set_position(progress.bytes_done);
         let name = progress.path.shown();

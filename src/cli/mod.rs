@@ -3,6 +3,7 @@
 
 mod args;
 mod ask;
+mod caching;
 mod daemon;
 mod ending;
 mod exit;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::control::report::Report;
+use crate::control::secret::UnlockBy;
 use crate::control::text::PathText;
 use crate::control::{ControlError, Request};
 use crate::node::wrong;
@@ -27,7 +29,7 @@ use crate::settings::file::Settings;
 use crate::settings::home::Home;
 use crate::settings::units::parse_size;
 
-use args::{Args, Command, ConfigCommand, NetworkCommand, Output, ShareCommand};
+use args::{Args, Command, ConfigCommand, NetworkCommand, Output, PassphraseCommand, ShareCommand};
 
 /// Parses the arguments and does what they say.
 pub fn run() -> ExitCode {
@@ -84,6 +86,18 @@ fn carry_out(args: &Args) -> Result<(), ControlError> {
             print(*output, &ask::daemon(&context, &request)?)
         }
         Command::Status { output } => print(*output, &ask::daemon(&context, &Request::Status)?),
+        Command::Cache(command) => caching::cache(&context, command),
+        Command::Lock => ask::daemon(&context, &Request::Lock).map(drop),
+        Command::Unlock => {
+            let by = UnlockBy::from(&unlock::unlock(&context)?);
+            ask::daemon(&context, &Request::Unlock { by }).map(drop)
+        }
+        Command::Passphrase(PassphraseCommand::Change { new_passphrase_file, new_keyfile }) => {
+            let old = UnlockBy::from(&unlock::unlock(&context)?);
+            let new = unlock::new_unlock(new_passphrase_file.as_deref(), new_keyfile.as_deref())?;
+            let request = Request::Rekey { old, new: UnlockBy::from(&new) };
+            ask::daemon_or_home(&context, &request).map(drop)
+        }
         Command::Stop => ask::daemon(&context, &Request::Stop).map(drop),
         Command::Completions { shell } => {
             let mut command = <Args as clap::CommandFactory>::command();

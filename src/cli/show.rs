@@ -46,10 +46,17 @@ fn to_json(report: &Report) -> Result<Value, ControlError> {
     let value = serde_json::to_value(report).map_err(ControlError::failed)?;
     Ok(match report {
         Report::Done => json!({}),
-        Report::Networks(_) | Report::Shares(_) | Report::Entries(_) | Report::Peers(_) | Report::Transfers(_) => value,
+        Report::Networks(_)
+        | Report::Shares(_)
+        | Report::Entries(_)
+        | Report::Peers(_)
+        | Report::Transfers(_)
+        | Report::Cached(_) => value,
         Report::Status(_)
         | Report::Got(_)
         | Report::Limits(_)
+        | Report::Kept(_)
+        | Report::Checked(_)
         | Report::Invite(_)
         | Report::Network(_)
         | Report::Share(_)
@@ -82,15 +89,19 @@ pub fn text(report: &Report) -> String {
         Report::Status(status) => self::status(status),
         Report::Got(got) => self::got(*got),
         Report::Limits(limits) => self::limits(*limits),
+        Report::Cached(all) if all.is_empty() => "the cache is empty\n".into(),
+        Report::Cached(all) => super::caching::cached(all),
+        Report::Kept(kept) => super::caching::kept(*kept),
+        Report::Checked(checked) => super::caching::checked(*checked),
     }
 }
 
-fn plural(count: u64, noun: &str) -> String {
+pub(super) fn plural(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 /// Local time, to the minute.
-fn show_time(time: Timestamp) -> String {
+pub(super) fn show_time(time: Timestamp) -> String {
     match jiff::Timestamp::from_second(time.secs) {
         Ok(time) => time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string(),
         Err(_) => "-".into(),

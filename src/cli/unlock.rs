@@ -29,6 +29,25 @@ pub fn unlock(context: &Context) -> Result<Unlock, ControlError> {
     Ok(Unlock::KeyFile(args.keyfile.clone().unwrap_or_else(|| context.home.key_file())))
 }
 
+/// What shall unlock the vault from now on: asks twice on the terminal where no file was given.
+pub fn new_unlock(passphrase_file: Option<&Path>, keyfile: Option<&Path>) -> Result<Unlock, ControlError> {
+    if let Some(file) = keyfile {
+        return Ok(Unlock::KeyFile(file.into()));
+    }
+    if let Some(file) = passphrase_file {
+        return passphrase_from(file).map(Unlock::Passphrase);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(ControlError::invalid("give --new-passphrase-file FILE or --new-keyfile FILE"));
+    }
+    let ask = |prompt| rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(ControlError::failed);
+    let (first, second) = (ask("New passphrase: ")?, ask("The same again: ")?);
+    if *first != *second {
+        return Err(ControlError::invalid("these are not the same: nothing was changed"));
+    }
+    Ok(Unlock::Passphrase(first))
+}
+
 /// The first line of a file, or of stdin for `-`.
 fn passphrase_from(file: &Path) -> Result<Zeroizing<String>, ControlError> {
     let mut text = Zeroizing::new(String::new());

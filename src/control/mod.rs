@@ -5,6 +5,7 @@ pub mod client;
 pub mod error;
 pub mod request;
 pub mod report;
+pub mod secret;
 pub mod socket;
 pub mod text;
 

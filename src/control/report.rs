@@ -45,6 +45,55 @@ pub enum Report {
     Got(GotReport),
     /// The limits in force.
     Limits(LimitsReport),
+    /// What is in the sealed cache, what was used longest ago first.
+    Cached(Vec<CachedReport>),
+    /// What was pinned, unpinned or evicted.
+    Kept(KeptReport),
+    /// What a check of the cache found.
+    Checked(CheckedReport),
+}
+
+/// One content in the cache.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CachedReport {
+    /// Where it is in the view; missing if nobody shares it any more.
+    pub path: Option<PathText>,
+    /// In which network.
+    pub network: Option<String>,
+    /// Its identity.
+    pub root: Root,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How much of it is there.
+    pub cached_percent: u8,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// When it was last read or written.
+    pub used: Timestamp,
+    /// It is never evicted.
+    pub pinned: bool,
+}
+
+/// What was done to the cache.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct KeptReport {
+    /// Files concerned.
+    pub files: u64,
+    /// Bytes on disk that were freed, or that the files have.
+    pub bytes: u64,
+}
+
+/// What a check of the cache found, or has found so far.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct CheckedReport {
+    /// Records that opened.
+    pub records: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Records that did not; they are fetched again when they are needed.
+    pub damaged: u64,
+    /// Bytes on disk in all.
+    pub disk_bytes: u64,
 }
 
 /// What is told while a request is under way.
@@ -55,6 +104,8 @@ pub enum Event {
     Share(ShareReport),
     /// Files are being fetched.
     Get(GetProgress),
+    /// The cache is being checked.
+    Check(CheckedReport),
 }
 
 /// How far `get` is.
@@ -128,6 +179,9 @@ pub struct StatusReport {
     pub listen: String,
     /// It ends by itself when it has neither mount nor share.
     pub ends_when_idle: bool,
+    /// Contents can't be read until `unlock`.
+    #[serde(default)]
+    pub locked: bool,
     /// What mount options can only say when they start the daemon.
     #[serde(default)]
     pub settings: DaemonSettings,

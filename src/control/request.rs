@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::secret::UnlockBy;
 use super::text::PathText;
 
 /// One question. In JSON: `{"op": "status"}`, `{"op": "share_add", "dir": "/srv/iso"}`.
@@ -124,6 +125,59 @@ pub enum Request {
         /// As in [`Request::List`].
         #[serde(default)]
         network: Option<String>,
+    },
+    /// Wipe the keys of contents from memory: names stay listed, reads are refused.
+    Lock,
+    /// Bring them back.
+    Unlock {
+        /// How.
+        by: UnlockBy,
+    },
+    /// Change how the vault is unlocked.
+    Rekey {
+        /// How it is unlocked now.
+        old: UnlockBy,
+        /// How it shall be.
+        new: UnlockBy,
+    },
+    /// What is in the sealed cache.
+    CacheList,
+    /// Fetch files into the cache and never evict them. Progress comes as events.
+    CachePin {
+        /// Files and folders, as in [`Request::List`], or roots of what is cached.
+        paths: Vec<PathText>,
+        /// As in [`Request::List`].
+        #[serde(default)]
+        network: Option<String>,
+    },
+    /// Let them be evicted again.
+    CacheUnpin {
+        /// As in [`Request::CachePin`].
+        paths: Vec<PathText>,
+        /// As in [`Request::List`].
+        #[serde(default)]
+        network: Option<String>,
+    },
+    /// Let go of files now.
+    CacheEvict {
+        /// As in [`Request::CachePin`].
+        paths: Vec<PathText>,
+        /// As in [`Request::List`].
+        #[serde(default)]
+        network: Option<String>,
+    },
+    /// Let go of everything that is not pinned.
+    CacheClear {
+        /// Pinned files too; they are no longer pinned then.
+        #[serde(default)]
+        pinned: bool,
+    },
+    /// Read and open every sealed record. Progress comes as events.
+    CacheVerify,
+    /// Change how much the cache may take on disk, until the daemon ends.
+    CacheResize {
+        /// Bytes.
+        bytes: u64,
     },
     /// How much of the links is used; what is given is changed, until the daemon ends.
     Limits {

@@ -18,11 +18,13 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 use super::error::{ControlError, ErrorCode};
 use super::report::{Event, Report};
 use super::request::Request;
 use super::{Control, Opened};
+use crate::reader::contents::ReadError;
 
 /// The longest request line: paths and invites are far shorter.
 pub const MAX_LINE: u64 = 1 << 20;
@@ -136,7 +138,8 @@ async fn serve(stream: UnixStream, control: &dyn Control, busy: &watch::Sender<u
         return write(&mut to, &Line::Error(denied)).await;
     }
     loop {
-        let mut line = Vec::new();
+        // It may hold a passphrase.
+        let mut line = Zeroizing::new(Vec::new());
         (&mut from).take(MAX_LINE).read_until(b'\n', &mut line).await?;
         if line.is_empty() {
             return Ok(());
@@ -215,7 +218,12 @@ async fn send_file(to: &mut (impl AsyncWriteExt + Unpin), (size, handle): Opened
             }
             Ok(_) => break,
             Err(error) => {
-                let wrong = ControlError::new(ErrorCode::Unreachable, error.to_string());
+                let (code, what) = match error {
+                    ReadError::Locked => (ErrorCode::Locked, format!("{error}: run flashget unlock")),
+                    ReadError::Local => (ErrorCode::Failed, error.to_string()),
+                    _ => (ErrorCode::Unreachable, error.to_string()),
+                };
+                let wrong = ControlError::new(code, what);
                 return write(to, &Line::Error(wrong)).await;
             }
         }

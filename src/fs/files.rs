@@ -1,7 +1,7 @@
 //! What a mount answers: lookups, attributes, folders and reads, over the newest view. An open handle stays on the
 //! version that it was opened on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,6 +79,8 @@ pub struct Files {
     next: AtomicU64,
     open: Mutex<HashMap<u64, Arc<OpenFile>>>,
     folders: Mutex<HashMap<u64, Arc<OpenFolder>>>,
+    /// Inodes that have been opened: the kernel may have bytes of theirs.
+    seen: Mutex<HashSet<u64>>,
 }
 
 fn attributes(inodes: &Inodes, index: TreeIndex) -> Attributes {
@@ -102,6 +104,7 @@ impl Files {
             next: AtomicU64::new(1),
             open: Mutex::default(),
             folders: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
@@ -142,7 +145,16 @@ impl Files {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let open = OpenFile { attributes: attributes(&inodes, index), handle };
         self.open.lock().insert(number, Arc::new(open));
+        self.seen.lock().insert(inode);
         Ok(number)
+    }
+
+    /// The inodes of which the kernel may have bytes: all that were opened since this was last asked, and those that are
+    /// open.
+    pub fn take_seen(&self) -> Vec<u64> {
+        let open: HashSet<u64> = self.open.lock().values().map(|file| file.attributes.inode).collect();
+        let seen = std::mem::replace(&mut *self.seen.lock(), open);
+        seen.into_iter().collect()
     }
 
     /// What to read through.

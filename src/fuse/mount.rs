@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use tokio::runtime::Handle;
@@ -55,6 +55,8 @@ pub struct Mount {
     /// It was taken away by force: its reads fail from then on.
     given_up: watch::Sender<bool>,
     read_ahead_kb: Option<u32>,
+    files: Arc<Files>,
+    notifier: Notifier,
 }
 
 impl Mount {
@@ -77,6 +79,7 @@ impl Mount {
         let session = open_session(adapter, &config)?;
         let invalidation = Arc::new(Invalidation::default());
         let (notifier, work) = (session.notifier(), Arc::clone(&invalidation));
+        let own_notifier = session.notifier();
         std::thread::Builder::new().name("fg-inval".into()).spawn(move || work.tell(&notifier))?;
         // Ends as well when somebody else unmounts.
         let (end, ended) = watch::channel(false);
@@ -88,14 +91,34 @@ impl Mount {
             work.close();
             end.send_replace(true);
         })?;
-        let follower = runtime.spawn(follow(view, files, Arc::clone(&invalidation)));
+        let follower = runtime.spawn(follow(view, Arc::clone(&files), Arc::clone(&invalidation)));
         let read_ahead_kb = raise_read_ahead(&config);
-        Ok(Self { config, follower, invalidation, ended, detached: AtomicBool::new(false), given_up, read_ahead_kb })
+        let detached = AtomicBool::new(false);
+        Ok(Self {
+            config,
+            follower,
+            invalidation,
+            ended,
+            detached,
+            given_up,
+            read_ahead_kb,
+            files,
+            notifier: own_notifier,
+        })
     }
 
     /// How it was mounted.
     pub fn config(&self) -> &MountConfig {
         &self.config
+    }
+
+    /// Has the kernel forget all bytes that it has of files, those that are mapped included. Blocks: the kernel waits for
+    /// reads that are under way.
+    pub fn forget_contents(&self) {
+        for inode in self.files.take_seen() {
+            // From the first byte to the last. ENOENT: there was nothing.
+            let _ = self.notifier.inval_inode(INodeNo(inode), 0, 0);
+        }
     }
 
     /// The kernel's read-ahead for it, in KiB, if that is known.

@@ -73,6 +73,28 @@ impl Control for NodeControl {
             Request::Get { paths, dest, network } => {
                 Report::Got(node.get(Wanted { paths, dest: dest.to_path(), network }, on_event).await?)
             }
+            Request::Lock => {
+                node.lock_vault().await?;
+                Report::Done
+            }
+            Request::Unlock { by } => {
+                node.unlock_vault(by).await?;
+                Report::Done
+            }
+            Request::Rekey { old, new } => {
+                node.rekey_vault(old, new).await?;
+                Report::Done
+            }
+            Request::CacheList => Report::Cached(node.cache_list().await?),
+            Request::CachePin { paths, network } => Report::Kept(node.cache_pin(paths, network, on_event).await?),
+            Request::CacheUnpin { paths, network } => Report::Kept(node.cache_unpin(paths, network).await?),
+            Request::CacheEvict { paths, network } => Report::Kept(node.cache_evict(paths, network).await?),
+            Request::CacheClear { pinned } => Report::Kept(node.cache_clear(pinned).await?),
+            Request::CacheVerify => Report::Checked(node.cache_verify(on_event).await?),
+            Request::CacheResize { bytes } => {
+                node.cache_resize(bytes).await?;
+                Report::Done
+            }
             Request::Read { .. } => return Err(ControlError::invalid("read is answered on the socket alone")),
             Request::Limits { upload, download, upload_slots } => {
                 Report::Limits(node.limits(upload, download, upload_slots))

@@ -32,9 +32,12 @@ impl Coded for VaultError {
         match self {
             Self::Io(_, error) => code_of(error),
             Self::NotAVault(_) | Self::Random(_) => ErrorCode::Failed,
-            Self::Wrong | Self::NeedsPassphrase | Self::NeedsKeyFile | Self::KeyFileOpen(_) | Self::BadKeyFile(_) => {
-                ErrorCode::Locked
-            }
+            Self::Wrong
+            | Self::Locked
+            | Self::NeedsPassphrase
+            | Self::NeedsKeyFile
+            | Self::KeyFileOpen(_)
+            | Self::BadKeyFile(_) => ErrorCode::Locked,
             Self::NetworkExists(_) => ErrorCode::Conflict,
             Self::NoNetwork(_) => ErrorCode::NotFound,
         }

@@ -135,6 +135,7 @@ impl Node {
         on_event: OnEvent<'_>,
     ) -> Result<(), ControlError> {
         let content = job.file.content;
+        self.refuse_locked()?;
         let (node, target, root) = (Arc::clone(self), job.target.clone(), content);
         let opened = blocking(move || node.open_part(&target, root)).await?;
         let Some((part, file, had)) = opened else {
@@ -206,6 +207,7 @@ impl Node {
                 chunk = download.next() => match chunk {
                     None => return Ok(()),
                     Some(Ok(chunk)) => {
+                        self.refuse_locked()?;
                         last = Instant::now();
                         writer.write(chunk).await?;
                     }

@@ -33,6 +33,7 @@ impl Node {
             uptime_secs: self.began.elapsed().as_secs(),
             listen: self.listen.to_string(),
             ends_when_idle: self.ends_when_idle,
+            locked: self.cache.is_locked(),
             settings: self.daemon_settings(),
             networks: self.network_list(),
             shares: self.share_list(),

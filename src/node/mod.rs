@@ -4,6 +4,8 @@
 mod control;
 mod errors;
 mod getting;
+mod caring;
+mod locking;
 mod looking;
 mod mounts;
 mod networks;
@@ -327,7 +329,8 @@ async fn open_cache(
     vault: &Vault,
     sealer: &Arc<Sealer>,
 ) -> Result<Arc<Cache>, ControlError> {
-    let (dir, key, sealer) = (cache_dir(home, settings), vault.content_key().clone(), Arc::clone(sealer));
+    let key = vault.content_key().map_err(wrong)?.clone();
+    let (dir, sealer) = (cache_dir(home, settings), Arc::clone(sealer));
     let limits = CacheLimits { disk: settings.cache.disk.map(|size| size.0), ram: settings.cache.ram.0 };
     blocking(move || Cache::open(&dir, &key, sealer, limits).map_err(wrong)).await
 }

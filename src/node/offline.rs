@@ -177,6 +177,10 @@ impl Offline {
             Request::ShareList => {
                 Ok(Report::Shares(self.shares()?.shares().iter().map(|share| idle_share(&self.vault, share)).collect()))
             }
+            Request::Rekey { old, new } => {
+                super::locking::rekey(&mut self.vault, old.clone(), new.clone())?;
+                Ok(Report::Done)
+            }
             Request::ShareRemove { dir } => {
                 let mut list = self.shares()?;
                 list.remove(&dir.to_path()).map_err(wrong)?;

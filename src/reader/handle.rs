@@ -108,6 +108,10 @@ impl Handle {
         }
     }
 
+    fn is_locked(&self) -> bool {
+        self.shared.origins.cache.is_locked()
+    }
+
     /// True if this node shares the file itself.
     fn is_own(&self) -> bool {
         self.shared.origins.own.offers(self.shared.origins.network, self.content)
@@ -197,6 +201,9 @@ impl ContentHandle for Handle {
         if chunks_of(self.content.size, offset, len as u64).is_empty() {
             return Ok(ReadBytes::default());
         }
+        if self.is_locked() {
+            return Err(ReadError::Locked);
+        }
         let chunks = match self.patience() {
             None => self.chunks_at_last(offset, len).await?,
             Some(limit) => match tokio::time::timeout(limit, self.chunks(offset, len)).await {
@@ -207,11 +214,18 @@ impl ContentHandle for Handle {
                 }
             },
         };
+        // Meanwhile: nothing leaves here any more.
+        if self.is_locked() {
+            return Err(ReadError::Locked);
+        }
         let end = offset.saturating_add(len as u64);
         Ok(ReadBytes::new(chunks.iter().map(|chunk| Self::piece(chunk, offset, end)).collect()))
     }
 
     fn read_now(&self, offset: u64, len: usize) -> Option<ReadBytes> {
+        if self.is_locked() {
+            return None;
+        }
         let chunks = chunks_of(self.content.size, offset, len as u64);
         let end = offset.saturating_add(len as u64);
         let mut pieces = Vec::with_capacity((chunks.end - chunks.start) as usize);

@@ -63,6 +63,9 @@ pub enum VaultError {
     /// The network is there already.
     #[error("this node is in network '{0}' already")]
     NetworkExists(String),
+    /// What was asked for needs keys that are not in memory.
+    #[error("the vault is locked: run flashget unlock")]
+    Locked,
     /// There is no such network.
     #[error("there is no network '{0}': see flashget network list")]
     NoNetwork(String),
@@ -92,11 +95,17 @@ struct Body {
 pub struct Vault {
     file: PathBuf,
     header: Vec<u8>,
-    wrapping: Zeroizing<[u8; 32]>,
+    /// `None` while it is locked: contents do not open, and nothing can be saved.
+    keys: Option<Keys>,
     identity: SigningKey,
     name_key: NameKey,
-    content_key: ContentKey,
     networks: Vec<Network>,
+}
+
+/// What [`Vault::lock`] wipes.
+struct Keys {
+    wrapping: Zeroizing<[u8; 32]>,
+    content: ContentKey,
 }
 
 impl std::fmt::Debug for Vault {
@@ -135,34 +144,15 @@ impl Vault {
             let error = io::Error::new(io::ErrorKind::AlreadyExists, "there is a vault already");
             return Err(VaultError::Io(file.into(), error));
         }
-        let mut header = MAGIC.to_vec();
-        match unlock {
-            Unlock::KeyFile(path) => {
-                header.push(BY_KEY_FILE);
-                if !path.exists() {
-                    create_key_file(path)?;
-                }
-            }
-            Unlock::Passphrase(_) => {
-                let mut salt = [0; SALT];
-                getrandom::fill(&mut salt)?;
-                header.push(BY_PASSPHRASE);
-                for value in [ARGON_MEMORY_KIB, ARGON_PASSES, ARGON_LANES] {
-                    header.extend_from_slice(&value.to_le_bytes());
-                }
-                header.extend_from_slice(&salt);
-            }
-        }
-        let wrapping = wrapping_key(file, &header, unlock)?;
+        let (header, wrapping) = new_header(file, unlock)?;
         let mut seed = Zeroizing::new([0; 32]);
         getrandom::fill(seed.as_mut_slice())?;
         let vault = Self {
             file: file.into(),
             header,
-            wrapping,
+            keys: Some(Keys { wrapping, content: ContentKey::random()? }),
             identity: SigningKey::from_bytes(&seed),
             name_key: NameKey::random()?,
-            content_key: ContentKey::random()?,
             networks: Vec::new(),
         };
         vault.save()?;
@@ -191,10 +181,9 @@ impl Vault {
         Ok(Self {
             file: file.into(),
             header: header.to_vec(),
-            wrapping,
+            keys: Some(Keys { wrapping, content: ContentKey::from_bytes(parsed.content_key.into_array()) }),
             identity: SigningKey::from_bytes(&parsed.identity),
             name_key: NameKey::from_bytes(parsed.name_key.into_array()),
-            content_key: ContentKey::from_bytes(parsed.content_key.into_array()),
             networks: networks.ok_or_else(damaged)?,
         })
     }
@@ -206,10 +195,11 @@ impl Vault {
 
     /// Writes the vault: beside the old one, then in its place.
     fn save(&self) -> Result<(), VaultError> {
+        let keys = self.keys.as_ref().ok_or(VaultError::Locked)?;
         let body = Body {
             identity: self.identity.to_bytes().into(),
             name_key: (*self.name_key.expose()).into(),
-            content_key: (*self.content_key.expose()).into(),
+            content_key: (*keys.content.expose()).into(),
             networks: self.networks.iter().map(Packed::of).collect(),
         };
         let body = Zeroizing::new(
@@ -217,7 +207,7 @@ impl Vault {
         );
         let mut nonce = [0; NONCE];
         getrandom::fill(&mut nonce)?;
-        let cipher = XChaCha20Poly1305::new((&*self.wrapping).into());
+        let cipher = XChaCha20Poly1305::new((&*keys.wrapping).into());
         let sealed = cipher.encrypt(&XNonce::from(nonce), Payload { msg: &body, aad: &self.header });
         let sealed = sealed.map_err(|_| VaultError::NotAVault(self.file.clone()))?;
         write_in_place(&self.file, &[&self.header, &nonce, &sealed]).map_err(|e| VaultError::Io(self.file.clone(), e))
@@ -239,9 +229,37 @@ impl Vault {
         &self.name_key
     }
 
-    /// Seals contents.
-    pub fn content_key(&self) -> &ContentKey {
-        &self.content_key
+    /// Seals contents; [`VaultError::Locked`] while the vault is.
+    pub fn content_key(&self) -> Result<&ContentKey, VaultError> {
+        self.keys.as_ref().map(|keys| &keys.content).ok_or(VaultError::Locked)
+    }
+
+    /// Wipes the keys of contents, and what opens the vault, from memory. The identity, networks and names stay.
+    pub fn lock(&mut self) {
+        self.keys = None;
+    }
+
+    /// The vault's file, for opening it anew.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Takes back the keys that [`Vault::lock`] wiped, from the same vault, opened anew.
+    pub fn unlock(&mut self, opened: Self) -> Result<(), VaultError> {
+        if opened.node() != self.node() {
+            return Err(VaultError::NotAVault(self.file.clone()));
+        }
+        (self.header, self.keys) = (opened.header, opened.keys);
+        Ok(())
+    }
+
+    /// From now on the vault is unlocked by `unlock`, and by nothing else. A key file is made where there is none.
+    /// Slow: Argon2id takes its time.
+    pub fn change(&mut self, unlock: &Unlock) -> Result<(), VaultError> {
+        let content = self.content_key()?.clone();
+        let (header, wrapping) = new_header(&self.file, unlock)?;
+        let old = (std::mem::replace(&mut self.header, header), self.keys.replace(Keys { wrapping, content }));
+        self.save().inspect_err(|_| (self.header, self.keys) = old)
     }
 
     /// The networks that this node is in.
@@ -271,6 +289,30 @@ impl Vault {
         self.networks.retain(|network| network.name() != name);
         self.save().inspect_err(|_| self.networks = before)
     }
+}
+
+/// The clear header of a vault that `unlock` is to open, and the key that wraps its body. Makes a missing key file.
+fn new_header(file: &Path, unlock: &Unlock) -> Result<(Vec<u8>, Zeroizing<[u8; 32]>), VaultError> {
+    let mut header = MAGIC.to_vec();
+    match unlock {
+        Unlock::KeyFile(path) => {
+            header.push(BY_KEY_FILE);
+            if !path.exists() {
+                create_key_file(path)?;
+            }
+        }
+        Unlock::Passphrase(_) => {
+            let mut salt = [0; SALT];
+            getrandom::fill(&mut salt)?;
+            header.push(BY_PASSPHRASE);
+            for value in [ARGON_MEMORY_KIB, ARGON_PASSES, ARGON_LANES] {
+                header.extend_from_slice(&value.to_le_bytes());
+            }
+            header.extend_from_slice(&salt);
+        }
+    }
+    let wrapping = wrapping_key(file, &header, unlock)?;
+    Ok((header, wrapping))
 }
 
 /// Bytes of the clear header, if this is one.
@@ -377,6 +419,27 @@ mod tests {
         let signature = vault.signer()(b"message");
         assert!(verify(again.node(), b"message", &signature));
         assert!(!verify(again.node(), b"massage", &signature));
+
+        // Locked, it is still this node, and changes nothing.
+        vault.lock();
+        assert!(matches!(vault.content_key(), Err(VaultError::Locked)));
+        assert!(matches!(vault.add_network(network(3, "third")), Err(VaultError::Locked)));
+        assert_eq!((vault.node(), vault.networks().len()), (again.node(), 1));
+        let stranger = Vault::create(&dir.path().join("other"), &unlock).unwrap();
+        assert!(matches!(vault.unlock(stranger), Err(VaultError::NotAVault(_))));
+        let content = *again.content_key().unwrap().expose();
+        vault.unlock(again).unwrap();
+        assert_eq!(*vault.content_key().unwrap().expose(), content);
+        vault.add_network(network(3, "third")).unwrap();
+
+        // Another way to unlock it, and only that.
+        let by_word = Unlock::Passphrase(Zeroizing::new("word".to_owned()));
+        vault.change(&by_word).unwrap();
+        assert!(matches!(Vault::open(&file, &unlock), Err(VaultError::NeedsPassphrase)));
+        assert_eq!(*Vault::open(&file, &by_word).unwrap().content_key().unwrap().expose(), content);
+        vault.change(&unlock).unwrap();
+        assert!(matches!(Vault::open(&file, &by_word), Err(VaultError::NeedsKeyFile)));
+        assert_eq!(Vault::open(&file, &unlock).unwrap().networks().len(), 2);
 
         fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(Vault::open(&file, &unlock), Err(VaultError::KeyFileOpen(_))));

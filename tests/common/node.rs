@@ -206,8 +206,12 @@ impl Node {
 
     /// The same, with more arguments for it.
     pub fn start_with(&mut self, args: &[&str]) {
+        self.start_by(self.command(), args);
+    }
+
+    fn start_by(&mut self, mut command: Command, args: &[&str]) {
         assert!(self.daemon.is_none(), "{} runs already", self.name);
-        let mut daemon = Running::start(self.command().arg("daemon").args(args), &self.log);
+        let mut daemon = Running::start(command.arg("daemon").args(args), &self.log);
         let (socket, log) = (self.socket(), &self.log);
         until_within(SOON, "the daemon answers", || {
             let read = || std::fs::read_to_string(log).unwrap_or_default();
@@ -217,6 +221,13 @@ impl Node {
             client.call(&Request::Status, &mut |_| {}).ok().map(drop)
         });
         self.daemon = Some(daemon);
+    }
+
+    /// Starts the daemon of a vault that a passphrase unlocks, which is in `file`.
+    pub fn start_with_passphrase(&mut self, file: &str) {
+        let mut command = self.command();
+        command.args(["--passphrase-file", file]);
+        self.start_by(command, &[]);
     }
 
     /// Ends the daemon as systemd would, and waits for that.

@@ -184,7 +184,7 @@ impl Uploads {
         let (held, groups, first_group) = match self.sources.manifest(network, content) {
             Ok(manifest) => (Ranges::of(0..chunks), manifest.groups(), manifest.group(0).to_vec()),
             Err(error) => {
-                let held = if named { self.cache.held(content) } else { Ranges::new() };
+                let held = if named { self.cache.offered(content) } else { Ranges::new() };
                 let proof = if held.is_empty() { None } else { self.cache.load_proof(content, 0..1) };
                 match (proof, error) {
                     (Some(proof), _) => {
@@ -248,7 +248,9 @@ impl Uploads {
         Err(match error {
             SourceError::Changed => Response::Changed,
             SourceError::Failed => Response::Busy,
-            SourceError::NotShared => Response::NotHere(if named { self.cache.held(content) } else { Ranges::new() }),
+            SourceError::NotShared => {
+                Response::NotHere(if named { self.cache.offered(content) } else { Ranges::new() })
+            }
         })
     }
 }

@@ -1,0 +1,170 @@
+//! What the user does with the cache: looking at it, pinning, evicting, checking, changing its size, locking it.
+
+use std::io;
+use std::time::SystemTime;
+
+use super::large::Record;
+use super::store::Cache;
+use crate::base::chunks::chunk_count;
+use crate::base::ids::ContentId;
+use crate::base::ranges::Ranges;
+use crate::vault::keys::ContentKey;
+
+/// One cached content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cached {
+    /// Which.
+    pub content: ContentId,
+    /// Chunks with a sealed record.
+    pub chunks: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// When it was last read or written; of small ones: when their pack was.
+    pub used: SystemTime,
+    /// It is never evicted.
+    pub pinned: bool,
+}
+
+/// What a check of all records found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Checked {
+    /// Records that were read and opened.
+    pub records: u64,
+    /// Bytes of plaintext in them.
+    pub bytes: u64,
+    /// Records that did not open: they are gone now, and fetched again when needed.
+    pub damaged: u64,
+}
+
+impl Cache {
+    /// Everything that is kept or pinned, what was used longest ago first.
+    pub fn list(&self) -> Vec<Cached> {
+        let mut pins = self.inner.pins.all();
+        let large = self.inner.large.list().into_iter();
+        let small = self.inner.packs.contents().into_iter().map(|(content, bytes, used)| (content, 1, bytes, used));
+        let kept = large.chain(small);
+        let kept = kept.map(|(content, chunks, bytes, used)| {
+            let pinned = pins.remove(&content);
+            Cached { content, chunks, bytes, used, pinned }
+        });
+        let mut all: Vec<Cached> = kept.collect();
+        let nothing = |content| Cached { content, chunks: 0, bytes: 0, used: SystemTime::UNIX_EPOCH, pinned: true };
+        all.extend(pins.into_iter().map(nothing));
+        all.sort_by_key(|cached| (cached.used, cached.content.root.0));
+        all
+    }
+
+    /// Pins or unpins; false if it was so before. Blocks on the disk.
+    pub fn set_pinned(&self, content: ContentId, pinned: bool) -> io::Result<bool> {
+        self.inner.pins.set(content, pinned)
+    }
+
+    /// True if it is never evicted.
+    pub fn is_pinned(&self, content: ContentId) -> bool {
+        self.inner.pins.contains(content)
+    }
+
+    /// Lets go of a content on disk and in RAM, pinned or not; returns the bytes that it took on disk. Blocks.
+    pub fn evict(&self, content: ContentId) -> io::Result<u64> {
+        // What waits to be written would come back.
+        self.flush();
+        let held = self.held(content);
+        let freed = if chunk_count(content.size) <= 1 {
+            self.inner.packs.erase(content)?
+        } else {
+            let freed = self.inner.large.remove(content)?;
+            self.inner.freed(freed);
+            freed
+        };
+        held.iter().for_each(|index| self.let_go(content, index));
+        self.inner.tell();
+        Ok(freed)
+    }
+
+    /// Lets go of everything, or of what is not pinned; returns how many contents and bytes that were. Blocks.
+    pub fn clear(&self, pinned_too: bool) -> io::Result<(u64, u64)> {
+        self.flush();
+        self.ram.invalidate_all();
+        let (mut contents, mut bytes) = (0, 0);
+        let pins = if pinned_too { std::collections::HashSet::new() } else { self.inner.pins.all() };
+        let kept_packs = self.inner.packs.packs_of(pins.iter());
+        for cached in self.list() {
+            if cached.chunks > 0 && chunk_count(cached.content.size) > 1 && !pins.contains(&cached.content) {
+                let freed = self.inner.large.remove(cached.content)?;
+                self.inner.freed(freed);
+                (contents, bytes) = (contents + 1, bytes + freed);
+            } else if cached.chunks > 0 && chunk_count(cached.content.size) == 1 && !pins.contains(&cached.content) {
+                contents += 1;
+                bytes += self.inner.packs.erase(cached.content)?;
+            }
+        }
+        for (number, ..) in self.inner.packs.list() {
+            if !kept_packs.contains(&number) {
+                self.inner.freed(self.inner.packs.remove(number)?);
+            }
+        }
+        self.inner.tell();
+        Ok((contents, bytes))
+    }
+
+    /// Reads and opens every record. `on_progress` hears how far it is, and says whether to go on. Blocks for as long as
+    /// the disk takes.
+    pub fn verify(&self, on_progress: &mut dyn FnMut(&Checked) -> bool) -> io::Result<Checked> {
+        self.flush();
+        let mut checked = Checked::default();
+        for cached in self.list() {
+            for index in self.held(cached.content).iter() {
+                let record = if chunk_count(cached.content.size) <= 1 {
+                    self.inner.packs.read(cached.content)?
+                } else {
+                    self.inner.large.chunk(cached.content, index)?
+                };
+                match record {
+                    Record::Plain(bytes) => {
+                        checked.records += 1;
+                        checked.bytes += bytes.len() as u64;
+                    }
+                    Record::Absent => {}
+                    Record::Damaged => checked.damaged += 1,
+                }
+                if !on_progress(&checked) {
+                    return Ok(checked);
+                }
+            }
+        }
+        if checked.damaged > 0 {
+            self.inner.tell();
+        }
+        Ok(checked)
+    }
+
+    /// Changes how much it may take on disk, and evicts what does not fit any more. Blocks.
+    pub fn resize(&self, limit: u64) -> io::Result<()> {
+        self.inner.set_limit(limit);
+        self.inner.make_room(0, None).map(drop)
+    }
+
+    /// The chunks that can be served: those with a sealed record, none while it is locked.
+    pub fn offered(&self, content: ContentId) -> Ranges {
+        if self.is_locked() { Ranges::new() } else { self.held(content) }
+    }
+
+    /// True while contents can't be opened.
+    pub fn is_locked(&self) -> bool {
+        self.inner.key.is_locked()
+    }
+
+    /// Wipes the key, those derived from it, and all plaintext in RAM. From now on contents neither open nor are kept.
+    pub fn lock(&self) {
+        self.inner.key.lock();
+        self.inner.large.forget_keys();
+        self.ram.invalidate_all();
+        self.ram.run_pending_tasks();
+        crate::base::pool::clear();
+    }
+
+    /// Brings the key back.
+    pub fn unlock(&self, key: ContentKey) {
+        self.inner.key.unlock(key);
+    }
+}
