@@ -388,3 +388,62 @@ fn mount_8_and_an_fstab_line_do_what_flashget_mount_does() {
     assert!(error.lines().count() == 1 && error.contains("'nets'"), "{error}");
     reader.ends();
 }
+
+#[test]
+fn status_files_tell_of_the_mount_and_of_each_file() {
+    let network = Network::new();
+    let size = 3 * MIB;
+    let hash = random_file(&network.path("share/folder/file"), size, "status");
+    let _source = network.source("source", &network.path("share"));
+    let reader = network.node("reader");
+    let mount = reader.mount();
+    reader.sees("folder/file", 1);
+    let text = |path: &str| fs::read_to_string(mount.join(path)).unwrap();
+    let names = |path: &str| {
+        let mut names: Vec<_> = fs::read_dir(mount.join(path))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(""), ["folder"], "hidden");
+    assert_eq!(names(".flashget"), ["files", "status"]);
+    assert_eq!(names(".flashget/files"), ["folder"]);
+    assert_eq!(names(".flashget/files/folder"), ["file"]);
+    let status = text(".flashget/status");
+    for line in ["network lab\n", "peers 1\n", "locked no\n", concat!("version ", env!("CARGO_PKG_VERSION"), "\n")] {
+        assert!(status.contains(line), "{status}");
+    }
+    assert!(status.lines().any(|line| line.starts_with("trackers ") && line.ends_with("=up")), "{status}");
+    let told = text(".flashget/files/folder/file");
+    let expected = |cached| format!("root {hash}\nsize {size}\nsources 1\ncached_percent {cached}\nstate live\n");
+    assert_eq!(told, expected(0));
+    // Told anew at each opening, and by programs that copy as well.
+    assert_eq!(hash_of(&mount.join("folder/file")), hash);
+    until("it is in the cache", || text(".flashget/files/folder/file") == expected(100));
+    let copied = tool("cat", [mount.join(".flashget/files/folder/file").as_os_str()]).text();
+    assert_eq!(copied, expected(100));
+    assert_eq!(os_error(fs::read(mount.join(".flashget/files/none"))), libc::ENOENT);
+    assert_eq!(os_error(fs::read_dir(mount.join(".flashget/status"))), libc::ENOTDIR);
+    assert_eq!(os_error(File::create(mount.join(".flashget/status"))), libc::EROFS);
+    reader.ok(["lock"]);
+    assert!(text(".flashget/status").contains("locked yes\n"));
+    assert!(tool("find", [mount.as_os_str()]).text().lines().all(|line| !line.contains(".flashget")));
+
+    let plain = run(Command::new("getfattr").args(["-d"]).arg(mount.join("folder/file")));
+    assert!(!plain.text().contains("flashget."), "{}", plain.text());
+    reader.umount();
+    reader.mount_with(&["-o", "xattr"]);
+    let told =
+        tool("getfattr", ["-d".as_ref(), "--absolute-names".as_ref(), mount.join("folder/file").as_os_str()]).text();
+    for line in [
+        format!("user.flashget.root=\"{hash}\""),
+        "user.flashget.sources=\"1\"".into(),
+        "user.flashget.state=\"live\"".into(),
+    ] {
+        assert!(told.contains(&line), "{told}");
+    }
+    let told = tool("getfattr", ["-d".as_ref(), "--absolute-names".as_ref(), mount.as_os_str()]).text();
+    assert!(told.contains("user.flashget.network=\"lab\""), "{told}");
+}

@@ -214,7 +214,6 @@ fn what_can_not_be_mounted_on_is_refused() {
         let name = option.split('=').next().unwrap();
         refused(&other, 4, name, || other.run(["mount", text(&other.mount_point), "-o", option]));
     }
-    refused(&other, 2, "not in this version", || other.run(["mount", text(&other.mount_point), "-o", "xattr"]));
     let many = other.run(["mount", "lab", text(&other.mount_point), "more"]);
     assert_eq!((many.code(), many.text().as_str()), (2, ""));
     assert!(!is_mounted(&other.mount_point));

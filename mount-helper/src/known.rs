@@ -45,14 +45,11 @@ pub const IGNORED: &[&str] = &[
 ];
 
 /// Handed to `flashget mount` as they are, without a value ...
-pub const FLAGS: &[&str] = &["allow_other", "hard", "noexec", "ro", "soft"];
+pub const FLAGS: &[&str] = &["allow_other", "hard", "noexec", "ro", "soft", "xattr"];
 
 /// ... and with one.
 pub const VALUES: &[&str] =
     &["cache_size", "gid", "keyfile", "linger", "peer", "read_ahead_kb", "timeo", "tracker", "uid", "umask", "window"];
-
-/// Known, and not in this version: refused, for who asks for it counts on it.
-pub const NOT_YET: &[&str] = &["xattr"];
 
 /// Mounts that any user may make: nothing in them is executed unless a later `exec` says so. That they have neither devices
 /// nor programs that change the user holds anyhow.

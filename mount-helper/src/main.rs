@@ -31,7 +31,7 @@ Usage: mount.flashget NETWORK DIR [-sfnvhV] [-o OPTIONS] [-t TYPE]
                 timeo=SECONDS       after which a soft read ends
                 window=SIZE         how far flashget reads ahead
                 read_ahead_kb=KIB   how far the kernel reads ahead
-                xattr               not in this version
+                xattr               extended attributes tell what is known of each file
                 linger=TIME         how long an entry stays after its last source went
                 cache_size=SIZE     of the sealed cache on disk
                 keyfile=FILE        what unlocks the vault

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use crate::known::{BY_USERS, FLAGS, IGNORED, NOT_YET, PATHS, REPEATED, VALUES};
+use crate::known::{BY_USERS, FLAGS, IGNORED, PATHS, REPEATED, VALUES};
 
 /// What `flashget mount` is to be told.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,8 +28,6 @@ impl Mapped {
 pub enum OptionError {
     /// Nobody knows it.
     Unknown(String),
-    /// A later version may know it.
-    NotYet(String),
     /// It needs a value and has none.
     NeedsValue(String),
     /// It has a value and takes none.
@@ -50,7 +48,6 @@ impl fmt::Display for OptionError {
             Self::Unknown(name) => {
                 write!(f, "unknown option '{name}' (mount.flashget --help lists those that it knows)")
             }
-            Self::NotYet(name) => write!(f, "option '{name}' is not in this version: leave it out"),
             Self::NeedsValue(name) => write!(f, "option '{name}' needs a value: {name}=..."),
             Self::TakesNoValue(name) => write!(f, "option '{name}' takes no value"),
             Self::RelativePath(name) => write!(f, "option '{name}' needs an absolute path, one that begins with /"),
@@ -76,8 +73,7 @@ pub fn map(options: &OsStr, sloppy: bool) -> Result<Mapped, OptionError> {
         match classify(name) {
             Class::Ignored => {}
             Class::Remount => return Err(OptionError::Remount),
-            Class::Unknown | Class::NotYet if sloppy => {}
-            Class::NotYet => return Err(OptionError::NotYet(show(name))),
+            Class::Unknown if sloppy => {}
             Class::ByUsers => put(&mut passed, "noexec", "noexec".into()),
             Class::Exec => passed.retain(|(earlier, _)| *earlier != "noexec"),
             Class::Unknown => return Err(OptionError::Unknown(show(name))),
@@ -110,7 +106,6 @@ enum Class {
     Remount,
     ByUsers,
     Exec,
-    NotYet,
     Unknown,
 }
 
@@ -124,8 +119,6 @@ fn classify(name: &[u8]) -> Class {
         Class::Exec
     } else if find(BY_USERS).is_some() {
         Class::ByUsers
-    } else if find(NOT_YET).is_some() {
-        Class::NotYet
     } else if let Some(name) = find(FLAGS) {
         Class::Flag(name)
     } else if let Some(name) = find(VALUES) {

@@ -39,13 +39,6 @@ fn noexec_had_no_effect() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_refused_by_name() {
-    let error = mapped("ro,xattr").unwrap_err();
-    assert!(error.to_string().contains("'xattr' is not in this version"), "{error}");
-    assert_eq!(map(OsStr::new("ro,xattr"), true).unwrap().passed, ["ro"]);
-}
-
-#[test]
 fn nothing_to_say_is_no_option_at_all() {
     assert_eq!(mapped("").unwrap(), Mapped::default());
     assert_eq!(mapped("defaults,,rw,").unwrap().joined(), None);

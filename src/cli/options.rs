@@ -22,7 +22,7 @@ Options, separated by commas:
   timeo=SECONDS       after which a soft read ends
   window=SIZE         how far flashget reads ahead
   read_ahead_kb=KIB   how far the kernel reads ahead
-  xattr               not in this version
+  xattr               extended attributes tell what is known of each file
 Of the daemon that is started; refused where one runs with other values:
   linger=TIME         how long an entry stays after its last source went
   cache_size=SIZE     of the sealed cache on disk
@@ -91,10 +91,7 @@ fn take(options: &mut MountOptions, name: &str, value: Option<&str>) -> Result<(
         "rw" => {
             return Err(ControlError::invalid("flashget mounts are read-only: leave the option rw out"));
         }
-        "xattr" => {
-            let what = "the mount option xattr is not in this version: flashget stat PATH tells a file's state";
-            return Err(ControlError::invalid(what));
-        }
+        "xattr" => request.xattr = true,
         "exec" => request.noexec = false,
         "noexec" => request.noexec = true,
         "allow_other" => request.allow_other = true,
@@ -195,17 +192,13 @@ mod tests {
             };
             one(&format!("{value}={given}")).unwrap_or_else(|error| panic!("{value}: {error}"));
         }
-        for name in helper_knows::NOT_YET {
-            let error = one(name).unwrap_err();
-            assert!(error.message.contains("not in this version"), "{error}");
-        }
         // Whatever is here, the help of both tells, and the helper knows.
         let helper_says = include_str!("../../mount-helper/src/main.rs");
         for line in HELP.lines().filter(|line| line.starts_with("  ")) {
             let (words, _) = line.trim().split_once("  ").unwrap();
             for word in words.split([',', '|']).map(str::trim) {
                 let name = word.split('=').next().unwrap();
-                let lists = [helper_knows::FLAGS, helper_knows::VALUES, helper_knows::NOT_YET];
+                let lists = [helper_knows::FLAGS, helper_knows::VALUES];
                 assert!(name == "exec" || lists.iter().any(|list| list.contains(&name)), "{name}");
             }
             assert!(helper_says.contains(words), "{words}");

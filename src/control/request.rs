@@ -215,4 +215,6 @@ pub struct MountRequest {
     pub window: Option<u64>,
     /// The kernel's own read-ahead, in KiB.
     pub read_ahead_kb: Option<u32>,
+    /// Extended attributes tell what is known of each file.
+    pub xattr: bool,
 }

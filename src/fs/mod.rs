@@ -3,3 +3,5 @@
 
 pub mod files;
 pub mod inodes;
+pub mod status;
+mod walk;

@@ -19,6 +19,7 @@ use super::adapter::{Adapter, Owner};
 use super::invalidation::Invalidation;
 use crate::catalog::tree::ViewTree;
 use crate::fs::files::Files;
+use crate::fs::status::Told;
 use crate::reader::contents::Contents;
 use crate::share::mounts::{FS_TYPE, flashget_mounts};
 
@@ -42,6 +43,8 @@ pub struct MountConfig {
     pub umask: u16,
     /// The kernel's read-ahead in KiB, where it may be set.
     pub read_ahead_kb: u32,
+    /// Extended attributes tell what is known of each file.
+    pub xattr: bool,
 }
 
 /// A live mount. Dropping it detaches it.
@@ -65,17 +68,18 @@ impl Mount {
         config: MountConfig,
         mut view: watch::Receiver<Arc<ViewTree>>,
         contents: Arc<dyn Contents>,
+        told: Arc<dyn Told>,
         runtime: &Handle,
     ) -> io::Result<Self> {
         let first = view.borrow_and_update().clone();
-        let files = Arc::new(Files::new(first, contents));
+        let files = Arc::new(Files::new(first, contents).with_status(told));
         let owner = Owner {
             uid: config.owner.0.unwrap_or_else(|| rustix::process::geteuid().as_raw()),
             gid: config.owner.1.unwrap_or_else(|| rustix::process::getegid().as_raw()),
             umask: config.umask,
         };
         let given_up = watch::channel(false).0;
-        let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner, given_up.subscribe());
+        let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner, given_up.subscribe(), config.xattr);
         let session = open_session(adapter, &config)?;
         let invalidation = Arc::new(Invalidation::default());
         let (notifier, work) = (session.notifier(), Arc::clone(&invalidation));

@@ -13,6 +13,9 @@ use crate::catalog::tree::ViewTree;
 const GATHER: Duration = Duration::from_millis(30);
 /// The view is made anew at least this often: claims lapse with time alone.
 const AT_LEAST: Duration = Duration::from_secs(600);
+/// What has become whole in the cache, or has left it, matters only for files without a live source: it is looked at this
+/// often. (Copying many small files would otherwise have the view made anew all the time.)
+const WHOLE: Duration = Duration::from_secs(1);
 /// Known peers are saved this often while there are any.
 const SAVE_KNOWN: Duration = Duration::from_secs(60);
 
@@ -22,6 +25,7 @@ impl Membership {
         let mut pending = self.pending.watch();
         let mut saved = Instant::now();
         loop {
+            let began = Instant::now();
             // What arrives while the view is made leads to another one.
             let complete = self.pending.count() == 0;
             let membership = Arc::clone(&self);
@@ -47,7 +51,12 @@ impl Membership {
             tokio::select! {
                 () = self.view_now.notified() => {}
                 () = tokio::time::sleep_until(wake.into()) => {}
-                _ = whole.changed() => {}
+                // If something else comes first, the view is made anew for that.
+                () = async {
+                    if whole.changed().await.is_ok() {
+                        tokio::time::sleep_until((began + WHOLE).into()).await;
+                    }
+                } => {}
                 _ = pending.wait_for(|count| *count == 0), if !*self.settled.borrow() => {}
             }
             tokio::time::sleep(GATHER).await;

@@ -116,7 +116,7 @@ impl Node {
         Ok(self.entry(&view, index))
     }
 
-    fn cached_percent(&self, content: ContentId) -> u8 {
+    pub(super) fn cached_percent(&self, content: ContentId) -> u8 {
         match chunk_count(content.size) {
             0 => 100,
             chunks => (self.cache.held(content).len().saturating_mul(100) / chunks).min(100) as u8,

@@ -1,19 +1,22 @@
 //! The mounts of this node: bringing them up, seeing them end, taking them down.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::errors::code_of;
 use super::networks::Joined;
 use super::{Node, blocking, own_folders};
+use crate::base::ids::ContentId;
 use crate::catalog::tree::TREE_ROOT;
 use crate::control::report::MountReport;
 use crate::control::request::MountRequest;
 use crate::control::text::PathText;
 use crate::control::{ControlError, ErrorCode};
+use crate::fs::status::Told;
 use crate::fuse::mount::{Mount, MountConfig, unmount};
+use crate::members::membership::TrackerState;
 use crate::reader::handle::{Origins, ReadLimits, Reader};
 use crate::share::mounts::flashget_mounts;
 
@@ -30,6 +33,36 @@ pub(super) struct Mounted {
 
 fn conflict(what: String) -> ControlError {
     ControlError::new(ErrorCode::Conflict, what)
+}
+
+/// What `/.flashget/` says.
+struct MountFacts {
+    node: Weak<Node>,
+    joined: Weak<Joined>,
+}
+
+impl Told for MountFacts {
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let (Some(node), Some(joined)) = (self.node.upgrade(), self.joined.upgrade()) else { return Vec::new() };
+        let membership = &joined.membership;
+        let tracker =
+            |tracker: &TrackerState| format!("{}={}", tracker.address, if tracker.reachable { "up" } else { "away" });
+        let trackers: Vec<String> = membership.tracker_states().iter().map(tracker).collect();
+        let stats = node.cache.stats();
+        vec![
+            ("version", env!("CARGO_PKG_VERSION").into()),
+            ("network", membership.name().to_owned()),
+            ("peers", membership.links().len().to_string()),
+            ("trackers", if trackers.is_empty() { "none".into() } else { trackers.join(",") }),
+            ("locked", if node.cache.is_locked() { "yes" } else { "no" }.into()),
+            ("cache_bytes", stats.disk_bytes.to_string()),
+            ("cache_limit", stats.disk_limit.to_string()),
+        ]
+    }
+
+    fn cached_percent(&self, content: ContentId) -> u8 {
+        self.node.upgrade().map_or(0, |node| node.cached_percent(content))
+    }
 }
 
 /// A mount that is being made; a daemon is not idle meanwhile. Whatever becomes of it, also if nobody waits for it any
@@ -125,11 +158,14 @@ impl Node {
             owner: (options.uid, options.gid),
             umask: options.umask.unwrap_or(0),
             read_ahead_kb: options.read_ahead_kb.unwrap_or(settings.read_ahead_kb),
+            xattr: options.xattr,
         };
+        let told = Arc::new(MountFacts { node: Arc::downgrade(self), joined: Arc::downgrade(&joined) });
         let (view, runtime) = (joined.membership.view(), self.runtime.clone());
         blocking(move || {
             let point = config.point.clone();
-            let mount = Mount::start(config, view, reader, &runtime).map_err(|error| not_mounted(&point, &error))?;
+            let mount =
+                Mount::start(config, view, reader, told, &runtime).map_err(|error| not_mounted(&point, &error))?;
             Ok(Arc::new(Mounted { mount, joined }))
         })
         .await

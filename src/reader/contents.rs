@@ -68,6 +68,10 @@ impl ReadBytes {
 pub trait Contents: Send + Sync {
     /// A handle to read `content` through. Does no I/O and never fails: reads do.
     fn open(&self, content: ContentId) -> Arc<dyn ContentHandle>;
+    /// These will probably be opened soon, the first ones first. A hint: never blocks, may do nothing.
+    fn ahead(&self, contents: &[ContentId]) {
+        let _ = contents;
+    }
 }
 
 /// One open handle: has a window of its own. Reads may come in any order and at once.

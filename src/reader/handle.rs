@@ -8,6 +8,7 @@ use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
+use super::ahead::Ahead;
 use super::contents::{ContentHandle, Contents, ReadBytes, ReadError};
 use super::flight::Flights;
 use super::window::Window;
@@ -50,6 +51,7 @@ pub struct Reader {
 }
 
 struct Shared {
+    ahead: Ahead,
     origins: Origins,
     runtime: Runtime,
     limits: ReadLimits,
@@ -58,7 +60,8 @@ struct Shared {
 impl Reader {
     /// A reader over `origins`.
     pub fn new(origins: Origins, runtime: &Runtime, limits: ReadLimits) -> Self {
-        Self { shared: Arc::new(Shared { origins, runtime: runtime.clone(), limits }) }
+        let ahead = Ahead::new(&origins, runtime);
+        Self { shared: Arc::new(Shared { ahead, origins, runtime: runtime.clone(), limits }) }
     }
 }
 
@@ -71,6 +74,10 @@ impl Contents for Reader {
             timed_out_at: Mutex::new(None),
             shared: Arc::clone(&self.shared),
         })
+    }
+
+    fn ahead(&self, contents: &[ContentId]) {
+        self.shared.ahead.fetch(contents);
     }
 }
 
