@@ -17,6 +17,9 @@ use common::mounts::{is_mounted, require_root};
 use common::process::{FLASHGET, Output, find_tool, run, tool};
 use common::wait::until;
 use common::{Network, Node};
+use flashget::control::Request;
+use flashget::control::request::MountRequest;
+use rustix::process::Signal;
 
 /// An ordinary user who exists everywhere and owns nothing: nobody.
 const NOBODY: u32 = 65534;
@@ -301,6 +304,40 @@ fn a_client_that_goes_away_in_the_middle_of_a_mount_leaves_no_daemon_behind() {
     client.wait().unwrap();
     until("no daemon is left", || node.pid().is_none());
     assert!(!is_mounted(&node.mount_point));
+}
+
+#[test]
+fn a_daemon_that_is_told_twice_ends_at_once() {
+    // As above: the mount, and whoever asked for it, wait for the first view; a daemon lets them have their answer.
+    let ip = std::net::Ipv4Addr::LOCALHOST;
+    let silent = std::net::TcpListener::bind((ip, 0)).unwrap();
+    let addr = silent.local_addr().unwrap();
+    let network = Network::at("lab", ip, addr, addr);
+    let mut node = network.member("reader");
+    node.start();
+    network.undo.mount(&node.mount_point);
+    let daemon = node.pid().unwrap();
+    // Its socket goes first, and what has ended stays a zombie until somebody looks.
+    let runs = || {
+        let stat = fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    };
+    std::thread::scope(|scope| {
+        // Not by the command, which would start another daemon.
+        let mount =
+            Request::Mount { network: None, dir: node.mount_point.as_path().into(), options: MountRequest::default() };
+        let asker = &node;
+        let asks = scope.spawn(move || asker.ask(&mount));
+        std::thread::sleep(Duration::from_millis(500));
+        let told = Instant::now();
+        rustix::process::kill_process(daemon, Signal::TERM).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(runs(), "it waits for those who asked");
+        rustix::process::kill_process(daemon, Signal::INT).unwrap();
+        until("the daemon has ended", || !runs());
+        assert!(told.elapsed() < Duration::from_millis(1500), "{:?}", told.elapsed());
+        assert!(asks.join().unwrap().is_err());
+    });
 }
 
 /// The mount helper, made now if nobody has made it yet.

@@ -21,6 +21,12 @@ pub const MAX_FRAME: usize = 4 * 1024 * 1024;
 pub const CATALOG_PART: usize = 1024 * 1024;
 /// Entries in one node's catalog: what one share can sensibly publish; a hostile peer can't fill memory beyond it.
 pub const MAX_CATALOG_ENTRIES: usize = 4_000_000;
+/// Versions of catalogs in one message: about 54 bytes each, so that they fit a catalog's part. More go in several notices;
+/// where one answer is expected, some of them go, others the next time.
+pub const MAX_VERSIONS: usize = 16_384;
+/// Bytes in a file. A catalog that claims more is refused: a thousand times what a single disk holds, and little enough
+/// that no arithmetic on offsets, or on what is kept of each chunk, comes near its end.
+pub const MAX_FILE_SIZE: u64 = 1 << 50;
 /// Requests that one peer may have open with us at once, from when they come until their answers have been written; more
 /// are a protocol violation.
 pub const MAX_REQUESTS_PER_PEER: usize = 1024;

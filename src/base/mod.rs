@@ -8,5 +8,6 @@ pub mod ids;
 pub mod limits;
 pub mod names;
 pub mod pool;
+pub mod quiet;
 pub mod ranges;
 pub mod tree;

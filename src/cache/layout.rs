@@ -40,12 +40,13 @@ impl Layout {
 
     /// Where the chunk hashes of `group` stand.
     pub fn group_at(self, group: u64) -> u64 {
-        self.group_list_at() + self.group_list_len().next_multiple_of(PAGE) + group * GROUP_SLOT
+        let first = self.group_list_at() + self.group_list_len().next_multiple_of(PAGE);
+        first.saturating_add(group.saturating_mul(GROUP_SLOT))
     }
 
     /// Where the record of chunk `index` stands.
     pub fn chunk_at(self, index: u64) -> u64 {
-        self.group_at(group_count(self.size)) + index * SLOT
+        self.group_at(group_count(self.size)).saturating_add(index.saturating_mul(SLOT))
     }
 
     /// The chunks whose records may begin in the data extent `from..to`: those whose first page is in it.
@@ -71,6 +72,14 @@ impl Layout {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_size_that_no_file_has_is_no_place_before_the_first() {
+        let layout = Layout::new(u64::MAX);
+        assert!(layout.chunk_at(chunk_count(u64::MAX) - 1) >= layout.chunk_at(0));
+        assert_eq!(layout.chunk_at(u64::MAX), u64::MAX);
+        assert_eq!(layout.group_at(u64::MAX), u64::MAX);
+    }
 
     proptest! {
         #[test]

@@ -233,7 +233,9 @@ impl Cache {
             Ok(Record::Absent) => None,
             Ok(Record::Damaged) => {
                 self.inner.counters.damaged.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(content = %content.root.short(12), chunk = index, "a sealed record does not open: fetched again");
+                // Which one is told only to who debugs: a log is not sealed.
+                tracing::warn!("a sealed record does not open: fetched again");
+                tracing::debug!(content = %content.root.short(12), chunk = index, "that was this one");
                 self.inner.tell();
                 None
             }

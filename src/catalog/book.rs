@@ -6,8 +6,13 @@ use std::sync::Arc;
 use super::copy::CatalogCopy;
 use super::signed::{CatalogError, MAX_BODY, SnapshotHead};
 use crate::base::ids::{NetworkId, NodeId};
-use crate::base::limits::CATALOG_PART;
+use crate::base::limits::{CATALOG_PART, MAX_VERSIONS};
 use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion};
+
+/// Answers that one catch-up takes: four times those of the largest catalog in parts.
+const MAX_ANSWERS: usize = 4 * (MAX_BODY / CATALOG_PART);
+/// How often one catch-up begins a snapshot anew because its owner, or whoever passes it on, took another one meanwhile.
+const MAX_RESTARTS: usize = 8;
 
 /// Catalogs of one network.
 #[derive(Clone, Debug)]
@@ -29,6 +34,8 @@ pub struct CatchUp {
     partial: Option<Partial>,
     network: NetworkId,
     changed: bool,
+    answers: usize,
+    restarts: usize,
 }
 
 /// A snapshot that is being fetched in parts.
@@ -38,6 +45,8 @@ struct Partial {
     /// Epoch and version that it stands at.
     place: (u64, u64),
     body: Vec<u8>,
+    /// Bytes that there must be in the end.
+    len: usize,
     /// The part to ask for next, and how many there are.
     next: u32,
     all: u32,
@@ -97,6 +106,13 @@ impl CatalogBook {
         self.copies.values().map(|copy| copy.version()).collect()
     }
 
+    /// The same for one message: `MAX_VERSIONS` of them at most; of more, those from a place on that `draw` says.
+    pub fn some_versions(&self, draw: u64) -> Vec<CatalogVersion> {
+        let all = self.copies.len();
+        let skip = if all > MAX_VERSIONS { (draw % all as u64) as usize } else { 0 };
+        self.copies.values().cycle().skip(skip).take(all.min(MAX_VERSIONS)).map(|copy| copy.version()).collect()
+    }
+
     /// Whose catalogs somebody with `theirs` could bring forward here.
     pub fn lacks(&self, theirs: &[CatalogVersion]) -> BTreeSet<NodeId> {
         let newer = |theirs: &&CatalogVersion| {
@@ -125,7 +141,17 @@ impl CatalogBook {
     pub fn catch_up(&self, node: NodeId) -> CatchUp {
         let copy = self.copies.get(&node).cloned();
         let had = copy.as_ref().map(|copy| place(copy));
-        CatchUp { node, copy, had, anew: false, partial: None, network: self.network, changed: false }
+        CatchUp {
+            node,
+            copy,
+            had,
+            anew: false,
+            partial: None,
+            network: self.network,
+            changed: false,
+            answers: 0,
+            restarts: 0,
+        }
     }
 }
 
@@ -137,8 +163,18 @@ impl CatchUp {
         CatalogRequest { node: self.node, have, part }
     }
 
-    /// Takes the answer. True: ask again. False: this peer has nothing more.
+    /// Answers so far.
+    pub fn answers(&self) -> usize {
+        self.answers
+    }
+
+    /// Takes the answer. True: ask again. False: this peer has nothing more. It comes to an end whatever the peer answers:
+    /// each answer brings a delta or a whole part, and there are `MAX_ANSWERS` of them at most.
     pub fn take(&mut self, answer: CatalogAnswer) -> Result<bool, CatalogError> {
+        self.answers += 1;
+        if self.answers > MAX_ANSWERS {
+            return Err(CatalogError::Endless);
+        }
         match answer {
             CatalogAnswer::UpToDate => Ok(false),
             CatalogAnswer::Deltas(deltas) => {
@@ -146,9 +182,9 @@ impl CatchUp {
                     return Ok(false);
                 }
                 let copy = Arc::make_mut(self.copy.as_mut().ok_or(CatalogError::Place)?);
-                match deltas.iter().try_for_each(|delta| copy.follow(delta)) {
-                    Err(CatalogError::Chain) if !self.anew => {
-                        // Once: what comes from its beginning fits itself.
+                match deltas.iter().try_for_each(|delta| copy.follow_foreign(delta)) {
+                    Err(CatalogError::Chain | CatalogError::TooLarge) if !self.anew => {
+                        // Once: what comes from its beginning fits itself, and stands on its owner's newest snapshot.
                         (self.anew, self.changed, self.copy) = (true, false, None);
                     }
                     followed => {
@@ -173,8 +209,11 @@ impl CatchUp {
             {
                 return Err(CatalogError::Malformed);
             }
-            let place = (head.epoch, head.version);
-            self.partial = Some(Partial { header: header.to_vec(), place, body: Vec::new(), next: 0, all: parts });
+            if self.partial.is_some() {
+                self.restart()?;
+            }
+            let (place, len) = ((head.epoch, head.version), head.body_len as usize);
+            self.partial = Some(Partial { header: header.to_vec(), place, body: Vec::new(), len, next: 0, all: parts });
         }
         let partial = self.partial.as_mut().ok_or(CatalogError::Malformed)?;
         if part != partial.next || parts != partial.all {
@@ -182,11 +221,12 @@ impl CatchUp {
         }
         if partial.header != header {
             // The peer took a newer snapshot meanwhile: begin again with that.
-            self.partial = None;
+            self.restart()?;
             return Ok(true);
         }
-        if partial.body.len() + bytes.len() > MAX_BODY {
-            return Err(CatalogError::TooLarge);
+        // Whole parts alone: crumbs would never come to an end.
+        if bytes.len() != (partial.len - partial.body.len()).min(CATALOG_PART) {
+            return Err(CatalogError::Malformed);
         }
         partial.body.extend_from_slice(bytes);
         partial.next += 1;
@@ -197,6 +237,12 @@ impl CatchUp {
             self.changed = true;
         }
         Ok(true)
+    }
+
+    fn restart(&mut self) -> Result<(), CatalogError> {
+        self.partial = None;
+        self.restarts += 1;
+        if self.restarts > MAX_RESTARTS { Err(CatalogError::Endless) } else { Ok(()) }
     }
 
     /// The catalog, if it has moved forward.

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, Root};
+use crate::base::limits::MAX_FILE_SIZE;
 use crate::base::names::ValidPath;
 use crate::catalog::entry::Entry;
 use crate::catalog::own::{begin, begin_beyond, publish};
@@ -183,4 +184,118 @@ fn a_large_catalog_comes_in_parts_and_a_new_epoch_replaces_the_old() {
     let mut restored = CatalogBook::new(NETWORK, node);
     restored.put_own(Arc::new(own));
     assert!(restored.own_elsewhere(&reader.versions()));
+}
+
+/// A catalog of `count` entries, that its owner publishes.
+fn large(count: u16, at: i64) -> (NodeId, CatalogBook) {
+    let (node, sign) = key(1);
+    let mut own = begin(NETWORK, node, now(at), &sign).unwrap();
+    let many: Vec<(u16, u8)> = (0..count).map(|i| (i, i as u8)).collect();
+    publish(&mut own, &entries(&many), now(at + 1), &sign).unwrap();
+    let mut owner = CatalogBook::new(NETWORK, node);
+    owner.put_own(Arc::new(own));
+    (node, owner)
+}
+
+#[test]
+fn a_catalog_in_crumbs_or_begun_again_and_again_was_followed_for_ever() {
+    let (node, one) = large(30_000, 100);
+    let (_, other) = large(30_000, 200);
+    let reader = CatalogBook::new(NETWORK, NodeId([9; 32]));
+    let first = CatalogRequest { node, have: None, part: None };
+    // A part that is not whole.
+    let CatalogAnswer::Snapshot { header, part, parts, body } = one.answer(&first) else { panic!("no snapshot") };
+    let crumb = CatalogAnswer::Snapshot { header, part, parts, body: body[..5].to_vec().into() };
+    assert_eq!(reader.catch_up(node).take(crumb), Err(CatalogError::Malformed));
+    // Now this snapshot, now that, neither to its end.
+    let mut catch_up = reader.catch_up(node);
+    let ended = (0..1000).find_map(|turn| {
+        let from = if turn % 2 == 0 { &one } else { &other };
+        catch_up.take(from.answer(&first)).err()
+    });
+    assert_eq!(ended, Some(CatalogError::Endless));
+    // An owner that signs one more for each answer.
+    let (_, sign) = key(1);
+    let mut own = begin(NETWORK, node, now(100), &sign).unwrap();
+    let mut catch_up = reader.catch_up(node);
+    let mut ended = None;
+    for version in 0..=MAX_ANSWERS {
+        let answer = own.answer(&catch_up.request());
+        publish(&mut own, &entries(&[(1, version as u8)]), now(101), &sign).unwrap();
+        ended = catch_up.take(answer).err();
+        assert_eq!(ended.is_some(), version == MAX_ANSWERS);
+    }
+    assert_eq!(ended, Some(CatalogError::Endless));
+}
+
+#[test]
+fn deltas_of_an_owner_that_takes_no_snapshot_were_kept_without_end() {
+    let (node, sign) = key(1);
+    let mut own = begin(NETWORK, node, now(100), &sign).unwrap();
+    let mut reader = own.clone();
+    let mut catch_up = {
+        let mut book = CatalogBook::new(NETWORK, NodeId([9; 32]));
+        book.put(Arc::new(own.clone()));
+        book.catch_up(node)
+    };
+    let big: Vec<Vec<Entry>> = (1..3).map(|tag| entries(&(0..3000u16).map(|i| (i, tag)).collect::<Vec<_>>())).collect();
+    let mut deltas = Vec::new();
+    for (turn, state) in big.iter().cycle().take(100).enumerate() {
+        let at = own.version();
+        let delta = crate::catalog::signed::Delta {
+            network: NETWORK,
+            node,
+            epoch: at.epoch,
+            version: at.version + 1,
+            at: now(turn as i64),
+            follows: own.chain(),
+            removed: Vec::new(),
+            put: state.clone(),
+        };
+        let signed = delta.seal(&sign).unwrap();
+        own.follow(&signed).unwrap();
+        deltas.push(serde_bytes::ByteBuf::from(signed));
+    }
+    let refused = deltas.iter().find_map(|delta| reader.follow_foreign(delta).err());
+    assert_eq!(refused, Some(CatalogError::TooLarge));
+    let (kept, body) = reader.weight();
+    assert!(kept <= 2 * crate::catalog::copy::delta_room(body) + CATALOG_PART, "{kept}");
+    // The snapshot is asked for instead, once.
+    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas.clone())), Ok(true));
+    assert_eq!(catch_up.request().have, None);
+    let begun = begin(NETWORK, node, now(100), &sign).unwrap();
+    assert_eq!(catch_up.take(begun.answer(&catch_up.request())), Ok(true));
+    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas)), Err(CatalogError::TooLarge));
+}
+
+#[test]
+fn a_size_that_no_file_has_is_refused() {
+    let (node, sign) = key(1);
+    let mut claims = entries(&[(1, 1)]);
+    claims[0].content.size = MAX_FILE_SIZE;
+    let begun = begin_beyond(NETWORK, node, 0, &claims, now(100), &sign).unwrap();
+    let mut grown = begun.clone();
+    claims[0].content.size += 1;
+    assert_eq!(begin_beyond(NETWORK, node, 0, &claims, now(100), &sign).err(), Some(CatalogError::Malformed));
+    assert_eq!(publish(&mut grown, &claims, now(101), &sign), Err(CatalogError::Malformed));
+    assert_eq!((grown.version(), grown.entries()), (begun.version(), begun.entries()));
+}
+
+#[test]
+fn of_more_versions_than_fit_a_message_some_go() {
+    let (_, sign) = key(1);
+    let copy = begin(NETWORK, key(1).0, now(100), &sign).unwrap();
+    let mut book = CatalogBook::new(NETWORK, NodeId([9; 32]));
+    assert!(book.some_versions(7).is_empty());
+    book.put(Arc::new(copy.clone()));
+    assert_eq!(book.some_versions(u64::MAX), book.versions());
+    let copy = Arc::new(copy);
+    for number in 0..=MAX_VERSIONS as u64 {
+        let mut id = [8; 32];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        book.copies.insert(NodeId(id), Arc::clone(&copy));
+    }
+    let (all, some) = (book.versions(), book.some_versions(MAX_VERSIONS as u64 + 1));
+    assert_eq!((all.len(), some.len()), (MAX_VERSIONS + 2, MAX_VERSIONS));
+    assert!(rmp_serde::to_vec(&all).unwrap().len() < CATALOG_PART);
 }

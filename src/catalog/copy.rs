@@ -15,6 +15,15 @@ use crate::base::limits::{CATALOG_PART, MAX_CATALOG_ENTRIES};
 use crate::base::names::ValidPath;
 use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion};
 
+/// Deltas may grow to this much before a new snapshot replaces them, whatever the catalog's size.
+const MIN_DELTAS: usize = 64 * 1024;
+
+/// Bytes of deltas beside a snapshot of `body` bytes, beyond which the owner takes a new snapshot: following deltas must
+/// stay cheaper than fetching the catalog anew.
+pub fn delta_room(body: usize) -> usize {
+    (body / 2).max(MIN_DELTAS)
+}
+
 /// A verified catalog.
 #[derive(Clone, Debug)]
 pub struct CatalogCopy {
@@ -29,6 +38,8 @@ pub struct CatalogCopy {
     body: Arc<[u8]>,
     base_version: u64,
     deltas: Vec<Arc<[u8]>>,
+    /// Bytes of all deltas.
+    delta_bytes: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,14 +65,25 @@ impl CatalogCopy {
             node: head.node,
             epoch: head.epoch,
             version: head.version,
-            at: head.at,
+            at: head.at.sane(),
             chain: head.chain,
             entries,
             header: header.into(),
             body: body.into(),
             base_version: head.version,
             deltas: Vec::new(),
+            delta_bytes: 0,
         })
+    }
+
+    /// Follows a delta that came from outside, which its owner need not have kept small: twice what an honest one keeps,
+    /// and one more, is the end.
+    pub fn follow_foreign(&mut self, signed: &[u8]) -> Result<(), CatalogError> {
+        let room = delta_room(self.body.len()).saturating_mul(2).saturating_add(CATALOG_PART);
+        if self.delta_bytes.saturating_add(signed.len()) > room {
+            return Err(CatalogError::TooLarge);
+        }
+        self.follow(signed)
     }
 
     /// Follows a delta.
@@ -70,23 +92,28 @@ impl CatalogCopy {
         if delta.network != self.network || delta.node != self.node {
             return Err(CatalogError::Place);
         }
-        let follows = delta.epoch == self.epoch && delta.version == self.version + 1 && delta.follows == self.chain;
+        let follows = delta.epoch == self.epoch
+            && self.version.checked_add(1) == Some(delta.version)
+            && delta.follows == self.chain;
         if !follows {
             return Err(CatalogError::Chain);
         }
         if self.entries.len() + delta.put.len() > MAX_CATALOG_ENTRIES {
             return Err(CatalogError::TooLarge);
         }
+        // All of it or nothing: a delta that is refused must not have changed anything.
+        let put: Option<Vec<Entry>> = delta.put.into_iter().map(Entry::checked).collect();
+        let put = put.ok_or(CatalogError::Malformed)?;
         for path in &delta.removed {
             self.entries.remove(path);
         }
-        for mut entry in delta.put {
-            entry.mtime = entry.mtime.sane();
+        for entry in put {
             self.entries.insert(entry.path.clone(), entry);
         }
         self.version = delta.version;
-        self.at = delta.at;
+        self.at = delta.at.sane();
         self.chain = chain_of(signed);
+        self.delta_bytes += signed.len();
         self.deltas.push(signed.into());
         Ok(())
     }
@@ -123,7 +150,7 @@ impl CatalogCopy {
 
     /// Bytes of the deltas since the snapshot, and of the snapshot: the owner takes a new snapshot in time.
     pub fn weight(&self) -> (usize, usize) {
-        (self.deltas.iter().map(|delta| delta.len()).sum(), self.body.len())
+        (self.delta_bytes, self.body.len())
     }
 
     /// What brings the asker forward.

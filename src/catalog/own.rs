@@ -1,15 +1,12 @@
 //! The catalog that this node publishes.
 
-use super::copy::CatalogCopy;
+use super::copy::{CatalogCopy, delta_room};
 use super::entry::Entry;
 use super::signed::{CHAIN_START, CatalogError, Delta, SignWith, SnapshotHead, write_body};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
 use crate::base::limits::CATALOG_PART;
 use crate::base::names::ValidPath;
-
-/// Deltas may grow to this much before a new snapshot replaces them, whatever the catalog's size.
-const MIN_DELTAS: usize = 64 * 1024;
 
 /// Makes the first version of a catalog: empty. The epoch is the time, so that a node that lost its state is ahead of
 /// what others remember of it.
@@ -89,8 +86,8 @@ pub fn publish(
     let signed = delta.seal(sign)?;
     catalog.follow(&signed)?;
     let (deltas, body) = catalog.weight();
-    // A delta must fit one answer, and following deltas must stay cheaper than fetching the catalog anew.
-    if signed.len() > CATALOG_PART || deltas > (body / 2).max(MIN_DELTAS) {
+    // A delta must fit one answer.
+    if signed.len() > CATALOG_PART || deltas > delta_room(body) {
         let at = catalog.version();
         *catalog = snapshot(catalog.network(), at.node, at.epoch, at.version, catalog.chain(), entries, now, sign)?;
     }

@@ -38,6 +38,10 @@ pub enum CatalogError {
     /// More than anybody should publish.
     #[error("a catalog that is too large")]
     TooLarge,
+    /// Whoever passes it on begins again and again, or brings it in crumbs. Its owner's fault, perhaps, who publishes
+    /// without pause.
+    #[error("a catalog that comes to no end")]
+    Endless,
 }
 
 /// What a snapshot's owner signs.
@@ -168,8 +172,8 @@ pub fn read_body(body: &[u8]) -> Result<Vec<Entry>, CatalogError> {
     let mut entries = Vec::with_capacity((count as usize).min(rest.len() / 40));
     let mut from = rmp_serde::Deserializer::from_read_ref(rest);
     for _ in 0..count {
-        let mut entry = Entry::deserialize(&mut from).map_err(|_| CatalogError::Malformed)?;
-        entry.mtime = entry.mtime.sane();
+        let entry = Entry::deserialize(&mut from).map_err(|_| CatalogError::Malformed)?;
+        let entry = entry.checked().ok_or(CatalogError::Malformed)?;
         if entries.last().is_some_and(|last: &Entry| last.path >= entry.path) {
             return Err(CatalogError::Malformed);
         }

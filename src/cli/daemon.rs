@@ -4,9 +4,9 @@ use std::io::Write;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{DaemonArgs, TrackerArgs};
+use super::ending::{Signals, end_in_time, raise_descriptors};
 use super::unlock::unlock;
 use super::{Context, log, systemd};
 use crate::control::{ControlError, ErrorCode};
@@ -19,6 +19,8 @@ use crate::settings::units::{Size, Span, parse_duration, parse_size};
 pub const READY: &str = "ready";
 /// How long those who asked something may still wait for their answers when the daemon ends.
 const ANSWERS: Duration = Duration::from_secs(2);
+/// How long the process waits for blocking work when all else has ended.
+const STUCK: Duration = Duration::from_secs(2);
 /// Threads that wait for the disk or hash; more would only queue in the kernel.
 const BLOCKING_THREADS: usize = 64;
 
@@ -29,18 +31,6 @@ fn runtime() -> Result<Runtime, ControlError> {
         .thread_name("fg-async")
         .build()
         .map_err(ControlError::failed)
-}
-
-/// From now on the process does not die of a signal that tells it to end; what this returns is done when one has come.
-fn told_to_end() -> Result<impl Future<Output = ()>, ControlError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::failed)?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 fn with_flags(mut settings: Settings, args: &DaemonArgs) -> Result<Settings, ControlError> {
@@ -78,6 +68,7 @@ pub fn run_daemon(context: &Context, args: &DaemonArgs) -> Result<(), ControlErr
 fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
     let settings = with_flags(context.settings()?, args)?;
     log::start(&args.log, &settings.log)?;
+    raise_descriptors();
     let silent = log::is_json(&args.log, &settings.log);
     let unlock = unlock(context)?;
     if !context.home.vault_file().exists() {
@@ -93,7 +84,7 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
             ControlError::failed(format!("the control socket{path}: {error}"))
         })?;
         // Before anybody is told that it is ready, and may tell it to end.
-        let told = told_to_end()?;
+        let mut signals = Signals::new().map_err(ControlError::failed)?;
         if args.for_mount {
             say_ready()?;
         } else {
@@ -104,18 +95,19 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
         }
         let mut should_stop = node.should_stop();
         tokio::select! {
-            () = told => {}
+            () = signals.told() => {}
             _ = should_stop.wait_for(|stop| *stop) => {}
         }
         if !args.for_mount {
             systemd::stopping();
         }
+        end_in_time(signals);
         socket.finish(ANSWERS).await;
         node.shut_down().await;
         Ok(())
     });
     // Blocking work that is stuck on a disk must not keep the process.
-    runtime.shutdown_timeout(Duration::from_secs(2));
+    runtime.shutdown_timeout(STUCK);
     ended
 }
 
@@ -144,21 +136,26 @@ pub fn run_tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlE
     }
     let settings = context.settings()?;
     log::start(&args.log, &settings.log)?;
+    raise_descriptors();
     let unlock = unlock(context)?;
     let runtime = runtime()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let tracker = Tracker::start(context.home.clone(), unlock, args.listen).await?;
-        let told = told_to_end()?;
+        let mut signals = Signals::new().map_err(ControlError::failed)?;
         let up = format!("tracker for {} networks listens on {}", tracker.networks(), tracker.listen_addr());
         systemd::ready(&up);
         if !log::is_json(&args.log, &settings.log) {
             eprintln!("flashget: {up}");
         }
         tokio::select! {
-            () = told => {}
+            () = signals.told() => {}
             () = tracker.follow_vault() => {}
         }
         systemd::stopping();
+        end_in_time(signals);
         Ok(())
-    })
+    });
+    // The vault may lie on a disk that is stuck.
+    runtime.shutdown_timeout(STUCK);
+    ended
 }

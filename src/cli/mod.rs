@@ -5,6 +5,7 @@ mod args;
 mod ask;
 mod caching;
 mod daemon;
+mod ending;
 mod exit;
 mod get;
 mod log;

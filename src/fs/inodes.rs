@@ -38,7 +38,7 @@ impl Inodes {
         let mut numbers = Vec::with_capacity(view.len());
         let mut mtimes = vec![Timestamp::default(); view.len()];
         let mut by_number = HashMap::with_capacity(view.len());
-        let mut bytes = 0;
+        let mut bytes = 0u64;
         for (index, entry) in view.all() {
             let number = match &entry.name {
                 None => ROOT_INODE,
@@ -48,7 +48,7 @@ impl Inodes {
                     hasher.update(&parent.to_le_bytes()).update(name.as_bytes()).update(&[0]);
                     if let ViewKind::File(file) = &entry.kind {
                         hasher.update(&file.content.root.0).update(&file.content.size.to_le_bytes());
-                        bytes += file.content.size;
+                        bytes = bytes.saturating_add(file.content.size);
                         mtimes[index.number()] = file.mtime;
                     }
                     let mut numbers = hasher.finalize_xof();
@@ -146,8 +146,12 @@ mod tests {
     use crate::catalog::tree::{FileState, ViewFile};
 
     fn inodes(files: &[(&str, u8, i64)]) -> Inodes {
+        sized(files, 10)
+    }
+
+    fn sized(files: &[(&str, u8, i64)], size: u64) -> Inodes {
         let file = |tag, secs| ViewFile {
-            content: ContentId { root: Root([tag; 32]), size: 10 },
+            content: ContentId { root: Root([tag; 32]), size },
             mtime: Timestamp { secs, nanos: 0 },
             executable: false,
             sources: Vec::new(),
@@ -178,6 +182,7 @@ mod tests {
         assert_eq!(old.mtime(TREE_ROOT).secs, 7);
         assert_eq!(old.lookup(1, OsStr::new("a")).map(|index| old.number(index)), Some(at(&old, "a")));
         assert_eq!(old.bytes(), 30);
+        assert_eq!(sized(&[("a", 1, 1), ("b", 2, 1)], u64::MAX - 5).bytes(), u64::MAX);
         let touched = inodes(&[("a/x", 1, 4), ("a/y", 2, 7), ("b", 3, 1)]);
         assert_eq!(old.stale(&touched), [Stale::Attributes(at(&old, "a/x"))]);
     }

@@ -2,4 +2,5 @@
 //! fetched. A FUSE thread never waits for the network.
 
 mod adapter;
+mod invalidation;
 pub mod mount;

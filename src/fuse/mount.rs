@@ -1,14 +1,12 @@
 //! One mount: bringing it up, keeping the kernel's memory true, taking it down.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
@@ -18,9 +16,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::adapter::{Adapter, Owner};
+use super::invalidation::Invalidation;
 use crate::catalog::tree::ViewTree;
 use crate::fs::files::Files;
-use crate::fs::inodes::Stale;
 use crate::fs::status::Told;
 use crate::reader::contents::Contents;
 use crate::share::mounts::{FS_TYPE, flashget_mounts};
@@ -53,6 +51,7 @@ pub struct MountConfig {
 pub struct Mount {
     config: MountConfig,
     follower: tokio::task::JoinHandle<()>,
+    invalidation: Arc<Invalidation>,
     ended: watch::Receiver<bool>,
     /// Taken away by this process: what is mounted there now, if anything, is another one.
     detached: AtomicBool,
@@ -82,21 +81,34 @@ impl Mount {
         let given_up = watch::channel(false).0;
         let adapter = Adapter::new(Arc::clone(&files), runtime.clone(), owner, given_up.subscribe(), config.xattr);
         let session = open_session(adapter, &config)?;
-        let (stale, work) = channel();
-        let (notifier, own_notifier) = (session.notifier(), session.notifier());
-        std::thread::Builder::new().name("fg-inval".into()).spawn(move || invalidate(&work, &notifier))?;
+        let invalidation = Arc::new(Invalidation::default());
+        let (notifier, work) = (session.notifier(), Arc::clone(&invalidation));
+        let own_notifier = session.notifier();
+        std::thread::Builder::new().name("fg-inval".into()).spawn(move || work.tell(&notifier))?;
         // Ends as well when somebody else unmounts.
         let (end, ended) = watch::channel(false);
+        let work = Arc::clone(&invalidation);
         std::thread::Builder::new().name("fg-mount".into()).spawn(move || {
             if let Err(error) = session.run() {
                 tracing::warn!(%error, "a mount ended");
             }
+            work.close();
             end.send_replace(true);
         })?;
-        let follower = runtime.spawn(follow(view, Arc::clone(&files), stale));
+        let follower = runtime.spawn(follow(view, Arc::clone(&files), Arc::clone(&invalidation)));
         let read_ahead_kb = raise_read_ahead(&config);
         let detached = AtomicBool::new(false);
-        Ok(Self { config, follower, ended, detached, given_up, read_ahead_kb, files, notifier: own_notifier })
+        Ok(Self {
+            config,
+            follower,
+            invalidation,
+            ended,
+            detached,
+            given_up,
+            read_ahead_kb,
+            files,
+            notifier: own_notifier,
+        })
     }
 
     /// How it was mounted.
@@ -139,6 +151,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         self.follower.abort();
+        self.invalidation.close();
         if let Err(error) = self.unmount(true) {
             tracing::warn!(%error, "unmounting failed");
         }
@@ -254,28 +267,12 @@ fn connection_of(point: &Path) -> Option<PathBuf> {
 }
 
 /// Puts each new view in place and passes on what the kernel must forget.
-async fn follow(mut view: watch::Receiver<Arc<ViewTree>>, files: Arc<Files>, stale: Sender<Vec<Stale>>) {
-    while view.changed().await.is_ok() {
+async fn follow(mut view: watch::Receiver<Arc<ViewTree>>, files: Arc<Files>, invalidation: Arc<Invalidation>) {
+    while view.changed().await.is_ok() && invalidation.room().await {
         let new = view.borrow_and_update().clone();
         let files = Arc::clone(&files);
-        let Ok(forget) = tokio::task::spawn_blocking(move || files.replace(new)).await else { return };
-        if stale.send(forget).is_err() {
-            return;
-        }
-    }
-}
-
-/// A thread of its own: the kernel may hold these calls until requests that are under way have been answered.
-fn invalidate(work: &Receiver<Vec<Stale>>, notifier: &Notifier) {
-    while let Ok(stale) = work.recv() {
-        for stale in stale {
-            // What the kernel does not remember it need not forget: ENOENT is as good.
-            let _ = match stale {
-                Stale::Entry(folder, name) => notifier.inval_entry(INodeNo(folder), OsStr::from_bytes(name.as_bytes())),
-                // Negative: attributes only, the bytes are as they were.
-                Stale::Attributes(inode) => notifier.inval_inode(INodeNo(inode), -1, 0),
-            };
-        }
+        let Ok(stale) = tokio::task::spawn_blocking(move || files.replace(new)).await else { return };
+        invalidation.add(stale);
     }
 }
 

@@ -1,22 +1,50 @@
 //! Replication of catalogs: peers tell each other where theirs stand, and fetch what they lack from whoever has it.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::known::Known;
 use super::membership::{Around, Membership};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
+use crate::base::limits::CATALOG_PART;
+use crate::base::quiet::may_log;
 use crate::catalog::copy::CatalogCopy;
 use crate::catalog::signed::CatalogError;
 use crate::net::link::{LinkError, PeerLink};
 use crate::vault::store::write_in_place;
-use crate::wire::message::{CatalogAnswer, CatalogVersion, Request, Response};
+use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion, Request, Response};
 
 const PURPOSE: &str = "catalog";
 /// Catalogs of nodes that were not seen for 30 days are dropped.
 const FORGET: i64 = 30 * 24 * 3600;
 /// Catalogs of one network that are kept: as many as nodes that one membership can sensibly have.
 const MAX_CATALOGS: usize = 100_000;
+
+/// A peer that was asked for a part and brings nothing on its session for this long is asked no more...
+const SILENCE: Duration = Duration::from_secs(15);
+/// ...nothing meaning less than this: what keeps a session alive is no part of a catalog.
+const LEAST: u64 = 16 * 1024;
+/// No part takes longer than this, whatever else the peer brings meanwhile.
+const PART: Duration = Duration::from_secs(120);
+/// Somebody else is asked instead, if there is anybody, when a catalog takes longer than this to begin...
+const PATIENCE: Duration = Duration::from_secs(60);
+/// ...and this much more for each part: 64 KiB/s.
+const PATIENCE_PER_PART: Duration = Duration::from_millis((CATALOG_PART / 64) as u64 * 1000 / 1024);
+/// Versions are exchanged anew with one peer each time that so many seconds have passed, drawn at random between these two:
+/// a notice that was lost, or not acted upon, heals.
+const EXCHANGE_EVERY: (u64, u64) = (20, 40);
+/// For the answer to that.
+const EXCHANGE: Duration = Duration::from_secs(15);
+
+fn draw() -> u64 {
+    let mut bytes = [0; 8];
+    // Without random numbers it is always the same peer: better than none.
+    let _ = getrandom::fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
 
 #[derive(Debug, thiserror::Error)]
 enum CatchUpError {
@@ -26,6 +54,25 @@ enum CatchUpError {
     Catalog(#[from] CatalogError),
     #[error("an answer that makes no sense")]
     Answer,
+    #[error("no answer in time")]
+    Silent,
+}
+
+/// One answer, for as long as the peer brings anything.
+async fn ask(link: &Arc<dyn PeerLink>, request: CatalogRequest) -> Result<CatalogAnswer, CatchUpError> {
+    let began = Instant::now();
+    let answer = link.request(Request::Catalog(request));
+    tokio::pin!(answer);
+    loop {
+        let received = link.stats().received;
+        if let Ok(answer) = tokio::time::timeout(SILENCE, &mut answer).await {
+            let Response::Catalog(answer) = answer? else { return Err(CatchUpError::Answer) };
+            return Ok(answer);
+        }
+        if link.stats().received < received.saturating_add(LEAST) || began.elapsed() >= PART {
+            return Err(CatchUpError::Silent);
+        }
+    }
 }
 
 impl Membership {
@@ -34,7 +81,7 @@ impl Membership {
         match request {
             Request::Versions(theirs) => {
                 self.heard_versions(link, theirs);
-                Some(Response::Versions(self.book.lock().versions()))
+                Some(Response::Versions(self.book.lock().some_versions(draw())))
             }
             Request::Catalog(request) => {
                 let copy = self.book.lock().get(request.node).cloned();
@@ -46,44 +93,83 @@ impl Membership {
 
     /// A peer says where its catalogs stand.
     pub(super) fn heard_versions(self: &Arc<Self>, link: &Arc<dyn PeerLink>, versions: &[CatalogVersion]) {
-        let wanted = {
+        let own = self.around.identity.node;
+        let wanted: Vec<CatalogVersion> = {
             let book = self.book.lock();
             let mut wanted = book.lacks(versions);
             if book.own_elsewhere(versions) {
                 // Fetched like another's: only what this node once signed is to be believed.
-                wanted.insert(self.around.identity.node);
+                wanted.insert(own);
             }
-            wanted
+            versions.iter().filter(|told| wanted.contains(&told.node)).copied().collect()
         };
-        for node in wanted {
-            if !self.catching_up.lock().insert(node) {
-                continue;
+        for told in wanted {
+            if self.fetching.lock().begin(link, told) {
+                let pending = self.pending.guard();
+                let fetch = Arc::clone(self).fetch(told.node, Arc::clone(link));
+                tokio::spawn(async move {
+                    fetch.await;
+                    drop(pending);
+                });
             }
-            let (membership, link) = (Arc::clone(self), Arc::clone(link));
-            let pending = self.pending.guard();
-            tokio::spawn(async move {
-                if let Err(error) = membership.catch_up(node, &link).await {
-                    tracing::warn!(of = %node.short(12), from = %link.node().short(12), %error, "a catalog did not come");
-                    match error {
-                        // Its owner's fault, not the peer's.
-                        CatchUpError::Catalog(CatalogError::Chain) | CatchUpError::Link(_) => {}
-                        CatchUpError::Catalog(_) | CatchUpError::Answer => link.close(),
-                    }
-                }
-                membership.catching_up.lock().remove(&node);
-                drop(pending);
-            });
         }
         // After the guards: what is to be fetched counts as under way before the greeting counts as heard.
-        self.greeted.send_if_modified(|greeted| greeted.insert(link.node()));
-        self.view_now.notify_one();
+        if self.greeted.send_if_modified(|greeted| greeted.insert(link.node())) {
+            self.view_now.notify_one();
+        }
+    }
+
+    /// Fetches one catalog, of one peer after the other until nobody is known to have more.
+    async fn fetch(self: Arc<Self>, node: NodeId, first: Arc<dyn PeerLink>) {
+        let mut next = Some(first);
+        while let Some(link) = next {
+            if let Err(error) = self.catch_up(node, &link).await {
+                if let Some(held_back) = may_log(link.node(), "catalog") {
+                    let (of, from) = (node.short(12), link.node().short(12));
+                    tracing::warn!(%of, %from, %error, held_back, "a catalog did not come");
+                }
+                match error {
+                    // Its owner's fault, or nobody's, and not the peer's.
+                    CatchUpError::Catalog(CatalogError::Chain | CatalogError::Endless)
+                    | CatchUpError::Link(_)
+                    | CatchUpError::Silent => {}
+                    CatchUpError::Catalog(_) | CatchUpError::Answer => link.close(),
+                }
+            }
+            next = self.fetching.lock().next(node, |told| {
+                let (book, told) = (self.book.lock(), std::slice::from_ref(told));
+                !book.lacks(told).is_empty() || book.own_elsewhere(told)
+            });
+        }
+    }
+
+    /// Asks one peer after the other, now and then, where its catalogs stand, and tells it where the own ones do.
+    pub(super) async fn exchange_loop(self: Arc<Self>) {
+        loop {
+            let (from, to) = EXCHANGE_EVERY;
+            tokio::time::sleep(Duration::from_secs(from + draw() % (to - from + 1))).await;
+            let links = self.links();
+            let Some(link) = links.get((draw() % links.len().max(1) as u64) as usize) else { continue };
+            let ours = self.book.lock().some_versions(draw());
+            let answer = tokio::time::timeout(EXCHANGE, link.request(Request::Versions(ours))).await;
+            // Who does not answer is not worth a word: there is a next time.
+            if let Ok(Ok(Response::Versions(theirs))) = answer
+                && !link.is_closed()
+            {
+                self.heard_versions(link, &theirs);
+            }
+        }
     }
 
     async fn catch_up(self: &Arc<Self>, node: NodeId, link: &Arc<dyn PeerLink>) -> Result<(), CatchUpError> {
         let mut catch_up = self.book.lock().catch_up(node);
+        let began = Instant::now();
         loop {
-            let answer = link.request(Request::Catalog(catch_up.request())).await?;
-            let Response::Catalog(answer) = answer else { return Err(CatchUpError::Answer) };
+            let answer = ask(link, catch_up.request()).await?;
+            let patience = PATIENCE + PATIENCE_PER_PART.saturating_mul(catch_up.answers() as u32);
+            if began.elapsed() > patience && self.fetching.lock().has_next(node) {
+                return Err(CatchUpError::Silent);
+            }
             // Verifying and decoding a large catalog takes a while: not on this thread.
             let taken = tokio::task::spawn_blocking(move || {
                 let more = catch_up.take(answer);

@@ -14,12 +14,14 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::dialling::AT_ONCE;
+use super::fetching::Fetching;
 use super::known::Known;
 use super::pending::Pending;
 use super::publishing::Publishing;
 use super::roster::{Joined, Roster};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, NetworkId, NodeId};
+use crate::base::limits::MAX_VERSIONS;
 use crate::catalog::book::CatalogBook;
 use crate::catalog::tree::ViewTree;
 use crate::net::handshake::{Access, Identity, Kind};
@@ -73,7 +75,7 @@ pub struct Membership {
     pub(super) greeted: watch::Sender<HashSet<NodeId>>,
     pub(super) dial_slots: Semaphore,
     /// Catalogs that are being fetched.
-    pub(super) catching_up: Mutex<HashSet<NodeId>>,
+    pub(super) fetching: Mutex<Fetching>,
     pub(super) pending: Pending,
     pub(super) tracker_states: Mutex<Vec<TrackerState>>,
     pub(super) dial_now: Notify,
@@ -141,7 +143,7 @@ impl Membership {
             known: Mutex::new(known),
             greeted: watch::channel(HashSet::new()).0,
             dial_slots: Semaphore::new(AT_ONCE),
-            catching_up: Mutex::default(),
+            fetching: Mutex::default(),
             pending,
             tracker_states: Mutex::default(),
             dial_now: Notify::new(),
@@ -156,6 +158,7 @@ impl Membership {
         let mut tasks = membership.start_trackers();
         tasks.push(tokio::spawn(Arc::clone(&membership).dial_loop()));
         tasks.push(tokio::spawn(Arc::clone(&membership).view_loop()));
+        tasks.push(tokio::spawn(Arc::clone(&membership).exchange_loop()));
         *membership.tasks.lock() = tasks;
         Some(membership)
     }
@@ -251,7 +254,8 @@ impl Membership {
         self.known.lock().met(node, link.addrs(), Timestamp::now(), Instant::now());
         tracing::info!(peer = %node.short(12), network = %self.id.short(12), "connected");
         let pending = self.pending.guard();
-        link.notify(Notice::Versions(self.book.lock().versions()));
+        let versions = self.book.lock().versions();
+        Self::tell_one(&link, &versions);
         self.view_now.notify_one();
         let membership = Arc::clone(self);
         tokio::spawn(async move {
@@ -292,8 +296,15 @@ impl Membership {
     /// Tells all peers of catalogs that moved, but for the one that they came from.
     pub(super) fn tell(&self, versions: &[CatalogVersion], from: Option<NodeId>) {
         for link in self.links().into_iter().filter(|link| Some(link.node()) != from) {
-            link.notify(Notice::Versions(versions.to_vec()));
+            Self::tell_one(&link, versions);
         }
+    }
+
+    /// In as many notices as it takes: one at least, for the first is a greeting.
+    fn tell_one(link: &Arc<dyn PeerLink>, versions: &[CatalogVersion]) {
+        let (first, rest) = versions.split_at(versions.len().min(MAX_VERSIONS));
+        link.notify(Notice::Versions(first.to_vec()));
+        rest.chunks(MAX_VERSIONS).for_each(|more| link.notify(Notice::Versions(more.to_vec())));
     }
 
     /// Says goodbye to trackers and peers, saves what is known, and ends all tasks.

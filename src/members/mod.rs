@@ -2,6 +2,7 @@
 
 mod catalogs;
 mod dialling;
+mod fetching;
 pub mod known;
 pub mod membership;
 #[cfg(test)]

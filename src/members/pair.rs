@@ -1,6 +1,7 @@
 //! Memberships of one network that are joined in memory, for tests.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -55,6 +56,10 @@ pub struct Wire {
     back: OnceLock<Weak<Wire>>,
     calls: bool,
     over: Arc<watch::Sender<bool>>,
+    /// The peer says what it has and never answers when it is asked for it.
+    pub silent: AtomicBool,
+    /// What this side says without being asked gets lost.
+    pub deaf: AtomicBool,
 }
 
 impl std::fmt::Debug for Wire {
@@ -68,7 +73,7 @@ pub fn connect(a: &Arc<Membership>, b: &Arc<Membership>) -> (Arc<Wire>, Arc<Wire
     let over = Arc::new(watch::channel(false).0);
     let side = |me: &Arc<Membership>, peer: &Arc<Membership>, calls| {
         let (me, peer, over) = (me.around.identity.node, Arc::clone(peer), Arc::clone(&over));
-        Arc::new(Wire { me, peer, back: OnceLock::new(), calls, over })
+        Arc::new(Wire { me, peer, back: OnceLock::new(), calls, over, silent: false.into(), deaf: false.into() })
     };
     let (to_b, to_a) = (side(a, b, true), side(b, a, false));
     let _ = (to_b.back.set(Arc::downgrade(&to_a)), to_a.back.set(Arc::downgrade(&to_b)));
@@ -115,6 +120,9 @@ impl PeerLink for Wire {
 
     async fn request(&self, request: Request) -> Result<Response, LinkError> {
         tokio::task::yield_now().await;
+        if self.silent.load(Ordering::Relaxed) && matches!(request, Request::Catalog(_)) {
+            std::future::pending::<()>().await;
+        }
         let back = self.back().filter(|_| !self.is_closed()).ok_or(LinkError::Closed)?;
         self.peer.answer(&back, &request).ok_or(LinkError::Refused)
     }
@@ -125,7 +133,7 @@ impl PeerLink for Wire {
 
     fn notify(&self, notice: Notice) {
         // Not at once: the one who says it may hold a lock.
-        if let Some(back) = self.back().filter(|_| !self.is_closed()) {
+        if let Some(back) = self.back().filter(|_| !self.is_closed() && !self.deaf.load(Ordering::Relaxed)) {
             let peer = Arc::clone(&self.peer);
             tokio::spawn(async move { peer.notice(&back, notice) });
         }

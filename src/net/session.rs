@@ -433,10 +433,12 @@ impl Session {
 
 fn encoded(response: &Response) -> std::io::Result<Bytes> {
     let body = rmp_serde::to_vec(response).map_err(std::io::Error::other)?;
-    if body.len() > MAX_FRAME {
-        return Err(std::io::Error::other("an answer that is too long"));
+    if body.len() <= MAX_FRAME {
+        return Ok(body.into());
     }
-    Ok(body.into())
+    // The hashes of a huge file, say: that it can't be had is no reason to end everything else.
+    tracing::debug!(bytes = body.len(), "an answer that is too long for a frame is refused");
+    Ok(rmp_serde::to_vec(&Response::Refused).map_err(std::io::Error::other)?.into())
 }
 
 /// Tells the other side when nobody waits any more.

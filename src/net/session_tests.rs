@@ -68,6 +68,10 @@ impl Service for Peer {
                 let part = serde_bytes::ByteBuf::from(vec![1; CATALOG_PART]);
                 Answer::Message(Response::Catalog(CatalogAnswer::Deltas(vec![part])))
             }
+            // More than a frame can hold.
+            Request::Group { group: u64::MAX, .. } => {
+                Answer::Message(Response::Group(vec![crate::base::ids::SubtreeHash([1; 32]); 200_000]))
+            }
             // As large as the answer of a hash list gets, and still control.
             Request::Group { .. } => {
                 self.made.fetch_add(1, Ordering::SeqCst);
@@ -378,4 +382,15 @@ async fn thousands_of_requests_at_once_end_no_session() {
     let group = Request::Group { content: ContentId { root: Root([7; 32]), size: 1 }, group: 0 };
     let asks = (0..3 * MAX_REQUESTS_PER_PEER).map(|_| link.request(group.clone()));
     assert!(join_all(asks).await.iter().all(Result::is_ok));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_fits_no_frame_ended_the_session() {
+    let (server, content, bytes) = holder(1, 3 * CHUNK as usize);
+    let (_listener, addr) = listen(1, vec![access(8)], server).await;
+    let link = dial(addr, &identity(2), &access(8), None, Arc::new(Peer::default())).await.unwrap();
+    let answer = link.request(Request::Group { content, group: u64::MAX }).await;
+    assert_eq!(answer, Err(LinkError::Refused));
+    expect_chunks(&*link, content, &bytes, 1).await;
+    assert!(!link.is_closed());
 }

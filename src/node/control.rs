@@ -6,26 +6,37 @@ use async_trait::async_trait;
 
 use super::getting::Wanted;
 use super::shares;
-use super::{Node, offline};
+use super::{Node, blocking, offline};
 use crate::control::text::PathText;
 use crate::control::{Control, ControlError, OnEvent, Opened, Report, Request};
 
 /// A node, as those who ask it see it.
 pub(super) struct NodeControl(pub Arc<Node>);
 
+impl NodeControl {
+    /// Looks at what may be large, off tokio's workers: a view has millions of files, if it must.
+    async fn look(
+        &self,
+        look: impl FnOnce(&Node) -> Result<Report, ControlError> + Send + 'static,
+    ) -> Result<Report, ControlError> {
+        let node = Arc::clone(&self.0);
+        blocking(move || look(&node)).await
+    }
+}
+
 #[async_trait]
 impl Control for NodeControl {
     async fn call(&self, request: Request, on_event: OnEvent<'_>) -> Result<Report, ControlError> {
         let node = &self.0;
         Ok(match request {
-            Request::Status => Report::Status(Box::new(node.status())),
+            Request::Status => self.look(|node| Ok(Report::Status(Box::new(node.status())))).await?,
             Request::Stop => {
                 node.ask_to_stop();
                 Report::Done
             }
             Request::NetworkCreate { name, trackers } => Report::Invite(node.network_create(&name, &trackers).await?),
             Request::NetworkJoin { invite } => Report::Network(node.network_join(&invite).await?),
-            Request::NetworkList => Report::Networks(node.network_list()),
+            Request::NetworkList => self.look(|node| Ok(Report::Networks(node.network_list()))).await?,
             Request::NetworkInvite { name, for_tracker } => {
                 Report::Invite(offline::write_invite(&node.vault.lock(), &name, for_tracker)?)
             }
@@ -50,11 +61,15 @@ impl Control for NodeControl {
                 Report::Done
             }
             Request::List { path, network, recursive } => {
-                Report::Entries(node.list(path.as_ref(), network.as_deref(), recursive)?)
+                let list = move |node: &Node| node.list(path.as_ref(), network.as_deref(), recursive);
+                self.look(move |node| list(node).map(Report::Entries)).await?
             }
-            Request::Stat { path, network } => Report::Entry(Box::new(node.stat(&path, network.as_deref())?)),
-            Request::Peers => Report::Peers(node.peers()),
-            Request::Transfers => Report::Transfers(node.transfers()),
+            Request::Stat { path, network } => {
+                let stat = move |node: &Node| node.stat(&path, network.as_deref());
+                self.look(move |node| stat(node).map(|entry| Report::Entry(Box::new(entry)))).await?
+            }
+            Request::Peers => self.look(|node| Ok(Report::Peers(node.peers()))).await?,
+            Request::Transfers => self.look(|node| Ok(Report::Transfers(node.transfers()))).await?,
             Request::Get { paths, dest, network } => {
                 Report::Got(node.get(Wanted { paths, dest: dest.to_path(), network }, on_event).await?)
             }

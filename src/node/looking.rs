@@ -119,7 +119,7 @@ impl Node {
     pub(super) fn cached_percent(&self, content: ContentId) -> u8 {
         match chunk_count(content.size) {
             0 => 100,
-            chunks => (self.cache.held(content).len() * 100 / chunks).min(100) as u8,
+            chunks => (self.cache.held(content).len().saturating_mul(100) / chunks).min(100) as u8,
         }
     }
 
@@ -139,9 +139,9 @@ impl Node {
                 files: 0,
             },
             ViewKind::Folder(_) => {
-                let (mut files, mut size, mut mtime) = (0, 0, Timestamp::default());
+                let (mut files, mut size, mut mtime) = (0, 0u64, Timestamp::default());
                 for (_, file) in view.files(index) {
-                    (files, size, mtime) = (files + 1, size + file.content.size, mtime.max(file.mtime));
+                    (files, size, mtime) = (files + 1, size.saturating_add(file.content.size), mtime.max(file.mtime));
                 }
                 EntryReport {
                     path,

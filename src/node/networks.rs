@@ -214,9 +214,9 @@ impl Joined {
 
     pub fn report(&self) -> NetworkReport {
         let view = self.view();
-        let (mut files, mut bytes) = (0, 0);
+        let (mut files, mut bytes) = (0, 0u64);
         for (_, file) in view.files(TREE_ROOT) {
-            (files, bytes) = (files + 1, bytes + file.content.size);
+            (files, bytes) = (files + 1, bytes.saturating_add(file.content.size));
         }
         NetworkReport {
             name: self.membership.name().to_owned(),

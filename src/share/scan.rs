@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::list::Share;
 use crate::base::clock::Timestamp;
+use crate::base::limits::MAX_FILE_SIZE;
 use crate::base::names::ValidPath;
 use crate::cache::place::is_cache;
 
@@ -100,7 +101,8 @@ pub fn scan(share: &Share, only: Option<&[PathBuf]>, never: &[PathBuf]) -> std::
         }
         let path = entry.path().strip_prefix(&share.dir).map(|path| ValidPath::new(path.as_os_str().as_bytes()));
         match (path, entry.metadata()) {
-            (Ok(Ok(path)), Ok(meta)) if published_path(share, &path).is_some() => {
+            // Nobody would take in a catalog with a file that is larger.
+            (Ok(Ok(path)), Ok(meta)) if published_path(share, &path).is_some() && meta.len() <= MAX_FILE_SIZE => {
                 found.files.insert(path, Stat::from(&meta));
             }
             _ => found.skipped += 1,

@@ -503,7 +503,7 @@ impl Work {
     }
 
     fn hash(&mut self, id: u32, tasks: &[Task]) {
-        let total = tasks.iter().map(|task| task.stat.size).sum();
+        let total = tasks.iter().fold(0u64, |sum, task| sum.saturating_add(task.stat.size));
         if !tasks.is_empty() {
             self.shared.set(id, |status| (status.state, status.hashed) = (ShareState::Hashing, (0, total)));
         }
@@ -596,9 +596,9 @@ impl Work {
     fn publish(&self, network: NetworkId) {
         let mut entries: BTreeMap<ValidPath, Entry> = BTreeMap::new();
         for offered in self.shares.values().filter(|offered| offered.share.network == network) {
-            let (mut files, mut bytes) = (0, 0);
+            let (mut files, mut bytes) = (0, 0u64);
             for (path, known) in offered.files.iter().filter(|_| !offered.failed) {
-                (files, bytes) = (files + 1, bytes + known.stat.size);
+                (files, bytes) = (files + 1, bytes.saturating_add(known.stat.size));
                 let Some(path) = published_path(&offered.share, path) else { continue };
                 let entry = Entry {
                     path: path.clone(),

@@ -36,6 +36,18 @@ pub enum SourceError {
     /// The file is not what was published.
     #[error("the file has changed")]
     Changed,
+    /// It can't be read right now: no descriptors, a broken disk. The file may be what it was.
+    #[error("the file can't be read")]
+    Failed,
+}
+
+/// True if what went wrong tells that the file is not there any more as it was published. Anything else tells nothing of
+/// it.
+fn is_change(error: &io::Error) -> bool {
+    // A symlink or a file in the place of a folder of its path, or of the file itself.
+    let replaced = [rustix::io::Errno::LOOP, rustix::io::Errno::NOTDIR, rustix::io::Errno::XDEV];
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+        || rustix::io::Errno::from_io_error(error).is_some_and(|errno| replaced.contains(&errno))
 }
 
 /// Opens `path` below `dir`: no symlink, no `..`, no other way out (openat2(2)).
@@ -125,7 +137,8 @@ impl Sources {
                 self.manifests.insert(content, Arc::clone(&manifest));
                 Ok(manifest)
             }
-            _ => Err(SourceError::Changed),
+            Ok(None) => Err(SourceError::Changed),
+            Err(_) => Err(SourceError::Failed),
         }
     }
 
@@ -134,17 +147,25 @@ impl Sources {
         let manifest = self.manifest(network, content)?;
         let expected = *manifest.chunks().get(index as usize).ok_or(SourceError::NotShared)?;
         let places: Vec<Place> = self.places.read().get(&content).cloned().unwrap_or_default();
+        let mut why = SourceError::Changed;
         for place in places.into_iter().filter(|place| place.network == network) {
-            if let Ok(bytes) = self.read(content, index, &place)
-                && let Ok(chunk) = verify_chunk(content, index, expected, bytes)
-            {
-                return Ok(chunk);
-            }
+            let error = match self.read(content, index, &place) {
+                Ok(bytes) => match verify_chunk(content, index, expected, bytes) {
+                    Ok(chunk) => return Ok(chunk),
+                    Err(_) => None,
+                },
+                Err(error) => Some(error).filter(|error| !is_change(error)),
+            };
             self.open.invalidate(&(place.share, place.path.clone(), content));
+            if let Some(error) = error {
+                tracing::debug!(share = place.share, %error, "a shared file can't be read right now");
+                why = SourceError::Failed;
+                continue;
+            }
             self.remove(content, place.share, &place.path);
             (self.stale.lock())(&place);
         }
-        Err(SourceError::Changed)
+        Err(why)
     }
 
     fn read(&self, content: ContentId, index: u64, place: &Place) -> io::Result<Bytes> {
@@ -164,5 +185,57 @@ impl Sources {
         let mut buffer = Buffer::new(len);
         file.read_exact_at(buffer.as_mut(), chunk_start(index))?;
         Ok(buffer.share(0..len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::base::tree::manifest_of;
+    use crate::share::index::{Change, Indexed};
+    use crate::vault::keys::NameKey;
+    use crate::vault::sealer::Sealer;
+
+    #[test]
+    fn a_file_that_could_not_be_read_for_a_moment_was_told_to_have_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = ValidPath::new(b"f").unwrap();
+        std::fs::write(dir.path().join("f"), "content").unwrap();
+        let stat = Stat::from(&std::fs::metadata(dir.path().join("f")).unwrap());
+        let manifest = manifest_of(b"content");
+        let content = manifest.content();
+        let index =
+            Index::open(&dir.path().join("index"), Arc::new(Sealer::new(&NameKey::from_bytes([1; 32])))).unwrap();
+        let indexed = Indexed { share: 1, path: path.clone(), stat, content, racy: false };
+        index.change(&[Change::Put(indexed, manifest)]).unwrap();
+        let stale = Arc::new(AtomicUsize::new(0));
+        let told = Arc::clone(&stale);
+        let hears = Box::new(move |_: &Place| {
+            told.fetch_add(1, Ordering::Relaxed);
+        });
+        let sources = Sources::new(Arc::new(index), hears);
+        let network = NetworkId([1; 32]);
+        let place = |dir: PathBuf| Place { share: 1, network, dir: Arc::new(dir), path: path.clone() };
+        // Any error but those that tell of the file itself: here, that a name is too long.
+        let broken = place(dir.path().join("x".repeat(300)));
+        sources.add(content, broken);
+        assert_eq!(sources.chunk(network, content, 0).err(), Some(SourceError::Failed));
+        assert!(sources.offers(network, content) && stale.load(Ordering::Relaxed) == 0);
+        // Another place has it.
+        sources.add(content, place(dir.path().into()));
+        assert_eq!(sources.chunk(network, content, 0).unwrap().bytes(), &b"content"[..]);
+        // Other bytes, too few of them, none at all.
+        for now in [Some("CONTENT"), Some("con"), None] {
+            let sources = Sources::new(Arc::clone(&sources.index), Box::new(|_| {}));
+            sources.add(content, place(dir.path().into()));
+            match now {
+                Some(now) => std::fs::write(dir.path().join("f"), now).unwrap(),
+                None => std::fs::remove_file(dir.path().join("f")).unwrap(),
+            }
+            assert_eq!(sources.chunk(network, content, 0).err(), Some(SourceError::Changed));
+            assert!(!sources.offers(network, content));
+        }
     }
 }

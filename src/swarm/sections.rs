@@ -699,6 +699,14 @@ impl SectionTable {
         self.sources.iter().flatten().any(|source| source.holds(chunk))
     }
 
+    /// True if some source holds any of `chunks`.
+    pub fn any_can_come(&self, chunks: &Ranges) -> bool {
+        self.sources.iter().flatten().any(|source| match &source.held {
+            None => !chunks.is_empty(),
+            Some(held) => !held.intersection(chunks).is_empty(),
+        })
+    }
+
     /// Everything that has been verified.
     pub fn done(&self) -> &Ranges {
         &self.verified

@@ -581,10 +581,11 @@ impl State {
             return false;
         }
         let nobody = self.slots.is_empty();
-        let lost = |chunk: u64| nobody || !self.planner.table().can_come(chunk);
+        let table = self.planner.table();
+        let lost = |chunk: u64| nobody || !table.can_come(chunk);
+        // By runs: a large file has millions of chunks, and this is asked at every step.
         let stuck = |download: &Demand| {
-            let mut wanted = download.wanted.iter();
-            !download.wanted.is_empty() && self.planner.table().in_flight() == 0 && (nobody || wanted.all(lost))
+            !download.wanted.is_empty() && table.in_flight() == 0 && (nobody || !table.any_can_come(&download.wanted))
         };
         self.waiters.keys().any(|index| lost(*index)) || self.downloads.values().any(stuck)
     }
@@ -621,7 +622,7 @@ impl State {
         let table = self.planner.table();
         for download in self.downloads.values_mut() {
             let stuck = !download.wanted.is_empty() && table.in_flight() == 0;
-            if stuck && (nobody || download.wanted.iter().all(|chunk| !table.can_come(chunk))) && download.queued == 0 {
+            if stuck && (nobody || !table.any_can_come(&download.wanted)) && download.queued == 0 {
                 download.queued += usize::from(download.chunks.send(Err(error)).is_ok());
             }
         }
@@ -710,3 +711,7 @@ impl SourcePart {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

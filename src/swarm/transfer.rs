@@ -18,6 +18,7 @@ use super::state::{Phase, State, Todo};
 use super::swarm::Surroundings;
 use crate::base::chunks::chunk_count;
 use crate::base::ids::{ContentId, NodeId, SubtreeHash};
+use crate::base::quiet::may_log;
 use crate::base::ranges::Ranges;
 use crate::base::tree::{VerifiedChunk, verify_chunk};
 use crate::net::link::{LinkError, PeerLink, RawChunk};
@@ -446,7 +447,10 @@ impl Transfer {
 
 /// Puts a liar's deed on record. What it was about is told only to who debugs.
 fn caught(transfer: &Transfer, node: NodeId, lie: Lie, now: Instant) {
-    tracing::warn!(peer = %node.short(12), ?lie, "a peer sent what an honest one can't send; it is not asked for this file again");
+    if let Some(held_back) = may_log(node, "lie") {
+        let peer = node.short(12);
+        tracing::warn!(%peer, ?lie, held_back, "a peer sent what an honest one can't send; it is not asked for this file again");
+    }
     tracing::debug!(peer = %node.short(12), root = %transfer.content.root, "it was about this file");
     transfer.around.quarantine.lock().caught(node, transfer.content, lie, now);
 }

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use super::admission::{Admission, Ticket, UploadLimits};
 use crate::base::ids::NodeId;
@@ -15,14 +15,14 @@ use crate::base::ids::NodeId;
 /// See the module.
 pub struct Gate {
     state: Mutex<State>,
-    /// A timer for the rate limit is running.
-    timer: AtomicBool,
     runtime: Handle,
 }
 
 struct State {
     admission: Admission,
     waiting: HashMap<Ticket, oneshot::Sender<()>>,
+    /// For the rate limit: when the next pass is due, and what will see to it.
+    timer: Option<(Instant, AbortHandle)>,
 }
 
 /// A request's place, waiting or served, until it is dropped.
@@ -35,8 +35,8 @@ impl Gate {
     /// Timers run on `runtime`.
     pub fn new(limits: UploadLimits, runtime: &Handle) -> Arc<Self> {
         let admission = Admission::new(limits, Instant::now());
-        let state = Mutex::new(State { admission, waiting: HashMap::new() });
-        Arc::new(Self { state, timer: AtomicBool::new(false), runtime: runtime.clone() })
+        let state = Mutex::new(State { admission, waiting: HashMap::new(), timer: None });
+        Arc::new(Self { state, runtime: runtime.clone() })
     }
 
     /// Waits until a chunk of `bytes` may be served to `node`. Keep the place until the chunk has left.
@@ -71,26 +71,34 @@ impl Gate {
     }
 
     fn pump(self: &Arc<Self>) {
-        let next = {
-            let mut state = self.state.lock();
-            let now = Instant::now();
-            while let Some(ticket) = state.admission.admit(now) {
-                // A place that was given up takes its sender with it.
-                if let Some(admit) = state.waiting.remove(&ticket) {
-                    let _ = admit.send(());
-                }
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        while let Some(ticket) = state.admission.admit(now) {
+            // A place that was given up takes its sender with it.
+            if let Some(admit) = state.waiting.remove(&ticket) {
+                let _ = admit.send(());
             }
-            state.admission.next_change(now)
-        };
-        if let Some(at) = next
-            && !self.timer.swap(true, Ordering::AcqRel)
-        {
-            let gate = Arc::clone(self);
-            self.runtime.spawn(async move {
-                tokio::time::sleep_until(at.into()).await;
-                gate.timer.store(false, Ordering::Release);
-                gate.pump();
-            });
+        }
+        let Some(at) = state.admission.next_change(now) else { return };
+        // Under another limit it may be due long before the one that runs.
+        if state.timer.as_ref().is_some_and(|(due, _)| *due <= at) {
+            return;
+        }
+        let gate = Arc::clone(self);
+        let timer = self.runtime.spawn(async move {
+            tokio::time::sleep_until(at.into()).await;
+            {
+                let mut state = gate.state.lock();
+                // It may have been too late to abort this one.
+                if state.timer.as_ref().is_none_or(|(due, _)| *due != at) {
+                    return;
+                }
+                state.timer = None;
+            }
+            gate.pump();
+        });
+        if let Some((_, late)) = state.timer.replace((at, timer.abort_handle())) {
+            late.abort();
         }
     }
 }
@@ -129,5 +137,26 @@ mod tests {
         drop((second, third));
         gate.pass(NodeId([3; 32]), 1, 1.0).await;
         assert!(gate.shares().is_empty());
+    }
+    #[tokio::test]
+    async fn a_timer_of_a_low_limit_held_up_a_higher_one() {
+        let chunk = crate::base::chunks::CHUNK as usize;
+        let limits = |rate| UploadLimits { rate: Some(rate), slots: None };
+        // Three days for a chunk.
+        let gate = Gate::new(limits(1), &Handle::current());
+        let node = NodeId([1; 32]);
+        for _ in 0..3 {
+            drop(gate.pass(node, chunk, 1.0).await);
+        }
+        assert!(tokio::time::timeout(Duration::from_millis(20), gate.pass(node, chunk, 1.0)).await.is_err());
+        let waits = gate.pass(node, chunk, 1.0);
+        tokio::pin!(waits);
+        assert!(tokio::time::timeout(Duration::from_millis(20), &mut waits).await.is_err());
+        gate.limit(limits(50 << 20));
+        let soon = Duration::from_secs(10);
+        drop(tokio::time::timeout(soon, waits).await.unwrap());
+        for _ in 0..8 {
+            drop(tokio::time::timeout(soon, gate.pass(node, chunk, 1.0)).await.unwrap());
+        }
     }
 }

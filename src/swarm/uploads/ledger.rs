@@ -64,7 +64,7 @@ impl Ledger {
     /// Takes a receipt whose signature has been checked. `known`: this node itself knows the attester as a member; what
     /// strangers attest (identities that cost nothing) does not count. False if it is of no use.
     pub fn attest(&mut self, receipt: &Receipt, known: bool, wall: Timestamp) -> bool {
-        let fresh = receipt.at + RECEIPT_SECS > wall.secs && receipt.at < wall.secs + SKEW_SECS;
+        let fresh = receipt.at.saturating_add(RECEIPT_SECS) > wall.secs && receipt.at < wall.secs + SKEW_SECS;
         // What this node itself got, it knows best.
         let useful = known && fresh && receipt.attester != receipt.giver && receipt.attester != self.own;
         let Some(account) = self.account(receipt.giver).filter(|_| useful) else { return false };
@@ -83,7 +83,7 @@ impl Ledger {
     /// What `node` has earned: its weight when uploads are contested.
     pub fn weight(&self, node: &NodeId, now: Instant, wall: Timestamp) -> f64 {
         let Some(account) = self.accounts.get(node) else { return ALLOWANCE };
-        let fresh = |at: i64| at + RECEIPT_SECS > wall.secs;
+        let fresh = |at: i64| at.saturating_add(RECEIPT_SECS) > wall.secs;
         let mut attested: BTreeMap<NodeId, u64> = BTreeMap::new();
         for ((attester, _), (bytes, _)) in account.attested.iter().filter(|(_, (_, at))| fresh(*at)) {
             let sum = attested.entry(*attester).or_default();
@@ -128,6 +128,7 @@ mod tests {
         assert!(!ledger.attest(&receipt(2, 1, 1 << 40), false, WALL));
         assert!(!ledger.attest(&Receipt { at: WALL.secs - RECEIPT_SECS, ..receipt(2, 1, 1 << 40) }, true, WALL));
         assert!(!ledger.attest(&receipt(9, 1, 1 << 40), true, WALL));
+        assert!(!ledger.attest(&Receipt { at: i64::MAX, ..receipt(2, 1, u64::MAX) }, true, WALL));
         assert_eq!(weight(&ledger, 1), 3.0);
         // An accomplice counts up to the cap, and a newer word of the same replaces the older.
         assert!(ledger.attest(&receipt(2, 1, 1 << 40), true, WALL));

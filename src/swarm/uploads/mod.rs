@@ -4,6 +4,8 @@
 pub mod admission;
 mod credits;
 mod gate;
+mod hearing;
+mod jobs;
 mod ledger;
 mod receipt;
 
@@ -18,12 +20,15 @@ use bytes::Bytes;
 use admission::UploadLimits;
 use credits::{Credits, MAX_SHOWN};
 use gate::Gate;
+use hearing::Hearing;
+use jobs::Jobs;
 use ledger::Ledger;
 use receipt::Receipt;
 
 use crate::base::chunks::{CHUNK, chunk_count, chunk_len, group_count};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, NetworkId, NodeId};
+use crate::base::quiet::may_log;
 use crate::base::ranges::Ranges;
 use crate::base::tree::Proof;
 use crate::cache::Cache;
@@ -46,6 +51,8 @@ pub struct Uploads {
     gate: Arc<Gate>,
     ledger: Mutex<Ledger>,
     credits: Mutex<Credits>,
+    hearing: Mutex<Hearing>,
+    jobs: Jobs,
 }
 
 impl Uploads {
@@ -65,6 +72,8 @@ impl Uploads {
             gate: Gate::new(limits, runtime),
             ledger: Mutex::new(Ledger::new(identity.node)),
             credits: Mutex::default(),
+            hearing: Mutex::default(),
+            jobs: Jobs::default(),
         })
     }
 
@@ -80,7 +89,8 @@ impl Uploads {
             _ => None,
         };
         let uploads = Arc::clone(self);
-        let answered = tokio::task::spawn_blocking(move || match request {
+        let chunk = place.is_some();
+        let work = move || match request {
             Request::Open(content) => uploads.open(network, named, content),
             Request::Group { content, group } => uploads.group(network, named, content, group),
             Request::Chunk { content, index } => match uploads.chunk(network, named, content, index) {
@@ -88,9 +98,15 @@ impl Uploads {
                 Err(problem) => Answer::Message(problem),
             },
             _ => Answer::Message(Response::Refused),
-        });
+        };
+        let answered = if chunk {
+            // Its place at the gate goes with it.
+            tokio::task::spawn_blocking(work).await
+        } else {
+            self.jobs.run(link.node(), work).await
+        };
         // A panic in there is ours, not the peer's.
-        answered.await.unwrap_or(Answer::Message(Response::Busy))
+        answered.unwrap_or(Answer::Message(Response::Busy))
     }
 
     /// Other limits from now on.
@@ -132,19 +148,31 @@ impl Uploads {
 
     /// A peer attests what this node gave it.
     pub fn heard_receipt(&self, link: &Arc<dyn PeerLink>, sealed: SignedReceipt) {
+        if self.hearing.lock().grant(link.node(), 1, Instant::now()) == 0 {
+            return;
+        }
         let receipt = Receipt::open(link.network(), &sealed);
         match receipt.filter(|receipt| receipt.attester == link.node() && receipt.giver == self.own) {
             Some(receipt) => self.credits.lock().keep(&receipt, sealed),
-            None => tracing::warn!(peer = %link.node().short(12), "a receipt that is not what it should be"),
+            None => {
+                if let Some(held_back) = may_log(link.node(), "receipt") {
+                    let peer = link.node().short(12);
+                    tracing::warn!(%peer, held_back, "a receipt that is not what it should be");
+                }
+            }
         }
     }
 
     /// A peer shows what others attest of it. `known` tells whom this node itself knows as a member.
     pub fn heard_receipts(&self, link: &Arc<dyn PeerLink>, sealed: &[SignedReceipt], known: &dyn Fn(&NodeId) -> bool) {
-        for sealed in sealed.iter().take(MAX_SHOWN) {
+        let count = self.hearing.lock().grant(link.node(), sealed.len().min(MAX_SHOWN), Instant::now());
+        for sealed in sealed.iter().take(count) {
             let receipt = Receipt::open(link.network(), sealed).filter(|receipt| receipt.giver == link.node());
             let Some(receipt) = receipt else {
-                tracing::warn!(peer = %link.node().short(12), "a peer shows a receipt that is not its own");
+                if let Some(held_back) = may_log(link.node(), "receipt shown") {
+                    let peer = link.node().short(12);
+                    tracing::warn!(%peer, held_back, "a peer shows a receipt that is not its own");
+                }
                 return;
             };
             self.ledger.lock().attest(&receipt, known(&receipt.attester), Timestamp::now());
@@ -163,6 +191,7 @@ impl Uploads {
                         (held, proof.groups().to_vec(), proof.group(0).map(<[_]>::to_vec).unwrap_or_default())
                     }
                     (None, SourceError::Changed) => return Answer::Message(Response::Changed),
+                    (None, SourceError::Failed) => return Answer::Message(Response::Busy),
                     (None, SourceError::NotShared) => return not_here(Ranges::new()),
                 }
             }
@@ -194,6 +223,7 @@ impl Uploads {
                 match (proof.as_ref().and_then(|proof: &Proof| proof.group(group)), error) {
                     (Some(hashes), _) => Answer::Message(Response::Group(hashes.to_vec())),
                     (None, SourceError::Changed) => Answer::Message(Response::Changed),
+                    (None, SourceError::Failed) => Answer::Message(Response::Busy),
                     (None, SourceError::NotShared) => not_here(Ranges::new()),
                 }
             }
@@ -217,6 +247,7 @@ impl Uploads {
         }
         Err(match error {
             SourceError::Changed => Response::Changed,
+            SourceError::Failed => Response::Busy,
             SourceError::NotShared => {
                 Response::NotHere(if named { self.cache.offered(content) } else { Ranges::new() })
             }
