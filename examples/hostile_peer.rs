@@ -113,7 +113,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         whole_changes: watch::channel(0).1,
         service: OnceLock::from(Arc::downgrade(&service) as Weak<dyn Service>),
     });
-    let membership = Membership::start(&network, around, flashget::members::pending::Pending::default())
+    let membership = Membership::load(&network, around, flashget::members::pending::Pending::default())
         .ok_or("only a tracker's key")?;
     let access = membership.access().clone();
     let entry = Entry {
@@ -124,7 +124,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     membership.publish(&[entry])?;
     // Set once, just above.
-    let _ = liar.membership.set(membership);
+    let _ = liar.membership.set(Arc::clone(&membership));
+    membership.begin();
     let (identities, accesses) = (watch::channel(identity).1, watch::channel(vec![access]).1);
     let _listener = Listener::bind(listen.parse()?, identities, accesses, service).await?;
     tokio::signal::ctrl_c().await?;

@@ -102,10 +102,10 @@ pub struct TrackerState {
 }
 
 impl Membership {
-    /// Joins a network: loads what is known of it and starts to look for its members. `None` if the vault has only a
-    /// tracker's key of it. What is counted in `pending` must be over before the first view is complete. Blocks on the
-    /// disk.
-    pub fn start(network: &Network, around: Arc<Around>, pending: Pending) -> Option<Arc<Self>> {
+    /// Joins a network: loads what is known of it, and does nothing yet (see [`Membership::begin`]). `None` if the vault
+    /// has only a tracker's key of it. What is counted in `pending` must be over before the first view is complete. Blocks
+    /// on the disk.
+    pub fn load(network: &Network, around: Arc<Around>, pending: Pending) -> Option<Arc<Self>> {
         let id = network.id();
         let access = Access { network: id, psk: network.member_psk()?, kind: Kind::Member };
         let tracker_access = Access { network: id, psk: network.tracker_psk(), kind: Kind::Tracker };
@@ -155,12 +155,17 @@ impl Membership {
             tasks: Mutex::default(),
             around,
         });
-        let mut tasks = membership.start_trackers();
-        tasks.push(tokio::spawn(Arc::clone(&membership).dial_loop()));
-        tasks.push(tokio::spawn(Arc::clone(&membership).view_loop()));
-        tasks.push(tokio::spawn(Arc::clone(&membership).exchange_loop()));
-        *membership.tasks.lock() = tasks;
         Some(membership)
+    }
+
+    /// Looks for the network's members from now on. Once; by then sessions of this network must find their way here, for
+    /// the first may be up at once.
+    pub fn begin(self: &Arc<Self>) {
+        let mut tasks = self.start_trackers();
+        tasks.push(tokio::spawn(Arc::clone(self).dial_loop()));
+        tasks.push(tokio::spawn(Arc::clone(self).view_loop()));
+        tasks.push(tokio::spawn(Arc::clone(self).exchange_loop()));
+        *self.tasks.lock() = tasks;
     }
 
     /// The network's name here.

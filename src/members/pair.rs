@@ -46,7 +46,9 @@ pub fn member_with(tag: u8, dir: &Path, pending: Pending) -> Arc<Membership> {
         service: OnceLock::new(),
     });
     let network = Network::new("lab", NetworkSecret::Member(NetworkKey::from_bytes([7; 32])), Vec::new()).unwrap();
-    Membership::start(&network, around, pending).unwrap()
+    let membership = Membership::load(&network, around, pending).unwrap();
+    membership.begin();
+    membership
 }
 
 /// One side of a session in memory.

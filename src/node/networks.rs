@@ -148,7 +148,7 @@ impl Networks {
         let pending = Pending::default();
         let guard = pending.guard();
         let network = &network.with_trackers(&set_up.trackers);
-        let membership = Membership::start(network, Arc::clone(&set_up.around), pending)?;
+        let membership = Membership::load(network, Arc::clone(&set_up.around), pending)?;
         let changes = watch::channel(0).0;
         let finder = Arc::new(Members {
             membership: Arc::clone(&membership),
@@ -166,7 +166,9 @@ impl Networks {
         let keep = Arc::new(KeptFor { network: network.id(), cache, origins });
         let swarm = Swarm::new(finder, keep, &set_up.runtime);
         let joined = Joined { membership, swarm, flights: Flights::new() };
-        self.joined.write().insert(network.id(), Arc::new(joined));
+        let joined = Arc::new(joined);
+        self.joined.write().insert(network.id(), Arc::clone(&joined));
+        joined.membership.begin();
         Some(guard)
     }
 
