@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::inodes::{Inodes, ROOT_INODE, Stale};
 use crate::base::clock::Timestamp;
+use crate::base::limits::MAX_NAME;
 use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewKind, ViewTree};
 use crate::reader::contents::{ContentHandle, Contents, ReadError};
 
@@ -19,6 +20,9 @@ pub enum FsError {
     /// There is no such name.
     #[error("no such file or folder")]
     NotFound,
+    /// No file system here has names that long.
+    #[error("the name is too long")]
+    NameTooLong,
     /// The inode is gone: another version took its place.
     #[error("the file has been replaced or withdrawn")]
     Stale,
@@ -121,6 +125,10 @@ impl Files {
 
     /// What `name` in the folder `parent` is.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attributes, FsError> {
+        // The kernel passes on up to 1024 bytes.
+        if name.len() > MAX_NAME {
+            return Err(FsError::NameTooLong);
+        }
         let inodes = self.now();
         let index = inodes.lookup(parent, name).ok_or(FsError::NotFound)?;
         Ok(attributes(&inodes, index))
