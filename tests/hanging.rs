@@ -27,12 +27,17 @@ const HEALTHY: u64 = 96 * MIB;
 /// Of 1: how much of its speed a healthy file must keep. Wanted is all of it; see [`AT_ONCE`].
 const FULL_SPEED: f64 = 0.3;
 
-/// How long a tool takes, which must answer at once.
+/// How long a tool takes at most, of three times.
 fn measure(name: &str, args: &[&std::ffi::OsStr]) -> Duration {
     let mut slowest = Duration::ZERO;
     for _ in 0..3 {
-        let done = run(in_plain_locale(Command::new(find_tool(name))).args(args)).ok();
+        let done = run(in_plain_locale(Command::new(find_tool(name))).args(args));
         slowest = slowest.max(done.took);
+        // There are no extended attributes, and getfattr says so.
+        match name {
+            "getfattr" => assert!(done.stderr.contains("not supported"), "{}", done.stderr),
+            _ => drop(done.ok()),
+        }
     }
     slowest
 }
@@ -117,7 +122,7 @@ fn metadata_and_healthy_files_do_not_wait_for_peers_that_hang() {
             eprintln!("a name that is not there: {:.1?}", missing.elapsed());
             assert!(missing.elapsed() < AT_ONCE);
             let began = Instant::now();
-            assert_eq!(reader.listing().len(), READERS + 2);
+            assert_eq!(reader.listing().len(), READERS + 1);
             eprintln!("flashget ls: {:.1?}", began.elapsed());
             let beside = read_healthy(&healthy, &wanted);
             let speed = before.as_secs_f64() / beside.as_secs_f64();
