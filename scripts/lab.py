@@ -119,7 +119,7 @@ class Lab:
         self.binary = binary()
         self.dir = Path(tempfile.mkdtemp(prefix="flashget-lab-", dir=where))
         self.processes, self.nodes, self.namespaces, self.extra_dirs = [], [], [], []
-        self.invite, self.tracker_at = None, None
+        self.invite, self.tracker_at, self.tracker = None, None, None
         atexit.register(self.clean)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: sys.exit(1))

@@ -10,10 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::contents::{MIB, files_below, hash_of, random_file, text_file};
+use common::contents::{MIB, assert_same, files_below, random_file, text_file};
 use common::mounts::require_root;
+use common::network::shared;
 use common::process::{find_tool, in_plain_locale, run, tool};
-use common::{Network, Node};
 
 /// A share with files of all sizes around a chunk's (256 KiB), an empty one, a program, and one with odd names.
 fn tree(dir: &Path) {
@@ -29,26 +29,6 @@ fn tree(dir: &Path) {
     let program = dir.join("bin/hello");
     text_file(&program, "#!/bin/sh\necho hello\n");
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-}
-
-/// One node that shares what `make` makes, and another that has it mounted.
-fn shared(make: impl FnOnce(&Path)) -> (Network, Node, Node, PathBuf) {
-    let network = Network::new();
-    let dir = network.path("share");
-    make(&dir);
-    let source = network.source("source", &dir);
-    let reader = network.node("reader");
-    let mount = reader.mount();
-    let files = files_below(&dir).len() as u64;
-    common::wait::until("everything is seen", || reader.status().networks[0].files == files);
-    (network, source, reader, mount)
-}
-
-fn assert_same(a: &Path, b: &Path) {
-    assert_eq!(files_below(a), files_below(b));
-    for file in files_below(a) {
-        assert_eq!(hash_of(&a.join(&file)), hash_of(&b.join(&file)), "{}", file.display());
-    }
 }
 
 #[test]

@@ -40,7 +40,6 @@ struct Spot {
 }
 
 struct Pack {
-    file: Arc<File>,
     len: u64,
     used: SystemTime,
 }
@@ -49,8 +48,16 @@ struct Pack {
 struct Inner {
     spots: HashMap<ContentId, Spot>,
     packs: HashMap<u32, Pack>,
-    open: Option<u32>,
+    /// The pack that is appended to. The others are opened for each read: their number has no bound but the cache's size,
+    /// and that of descriptors has.
+    open: Option<(u32, Arc<File>)>,
     next: u32,
+}
+
+impl Inner {
+    fn open_file(&self, pack: u32) -> Option<Arc<File>> {
+        self.open.as_ref().filter(|(number, _)| *number == pack).map(|(_, file)| Arc::clone(file))
+    }
 }
 
 /// All small cached contents.
@@ -81,10 +88,10 @@ impl Packs {
             if !file.file_type()?.is_file() {
                 continue;
             }
-            let file = OpenOptions::new().read(true).write(true).open(file.path())?;
+            let file = File::open(file.path())?;
             let meta = file.metadata()?;
             packs.scan(number, &file, meta.len(), &mut inner.spots)?;
-            inner.packs.insert(number, Pack { file: Arc::new(file), len: meta.len(), used: meta.modified()? });
+            inner.packs.insert(number, Pack { len: meta.len(), used: meta.modified()? });
         }
         Ok(packs)
     }
@@ -122,14 +129,26 @@ impl Packs {
         self.inner.lock().spots.contains_key(&content)
     }
 
+    fn path(&self, pack: u32) -> PathBuf {
+        self.dir.join(pack.to_string())
+    }
+
     /// The content, opened.
     pub fn read(&self, content: ContentId) -> io::Result<Record> {
-        let (spot, file) = {
+        let (spot, open) = {
             let mut inner = self.inner.lock();
             let Some(spot) = inner.spots.get(&content).copied() else { return Ok(Record::Absent) };
             let Some(pack) = inner.packs.get_mut(&spot.pack) else { return Ok(Record::Absent) };
             pack.used = SystemTime::now();
-            (spot, Arc::clone(&pack.file))
+            (spot, inner.open_file(spot.pack))
+        };
+        let file = match open {
+            Some(file) => file,
+            None => match File::open(self.path(spot.pack)) {
+                // Evicted meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record::Absent),
+                file => Arc::new(file?),
+            },
         };
         let mut record = vec![0; spot.len as usize];
         let key = self.key.block_key(content)?;
@@ -180,18 +199,17 @@ impl Packs {
 
     fn open_pack(&self) -> io::Result<(u32, Arc<File>, u64)> {
         let mut inner = self.inner.lock();
-        if let Some(number) = inner.open
-            && let Some(pack) = inner.packs.get(&number)
+        if let Some((number, file)) = &inner.open
+            && let Some(pack) = inner.packs.get(number)
             && pack.len < PACK
         {
-            return Ok((number, Arc::clone(&pack.file), pack.len));
+            return Ok((*number, Arc::clone(file), pack.len));
         }
         let number = inner.next;
-        let path = self.dir.join(number.to_string());
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(self.path(number))?;
         let file = Arc::new(file);
-        inner.packs.insert(number, Pack { file: Arc::clone(&file), len: 0, used: SystemTime::now() });
-        inner.open = Some(number);
+        inner.packs.insert(number, Pack { len: 0, used: SystemTime::now() });
+        inner.open = Some((number, Arc::clone(&file)));
         inner.next = number.saturating_add(1);
         Ok((number, file, 0))
     }
@@ -211,11 +229,11 @@ impl Packs {
 
     /// Forgets a content: its item is overwritten where it lies, the pack stays. Returns the bytes of its record.
     pub fn erase(&self, content: ContentId) -> io::Result<u64> {
-        let (spot, file) = {
-            let mut inner = self.inner.lock();
-            let Some(spot) = inner.spots.remove(&content) else { return Ok(0) };
-            let Some(pack) = inner.packs.get(&spot.pack) else { return Ok(0) };
-            (spot, Arc::clone(&pack.file))
+        let Some(spot) = self.inner.lock().spots.remove(&content) else { return Ok(0) };
+        let file = match OpenOptions::new().write(true).open(self.path(spot.pack)) {
+            // Evicted meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            file => file?,
         };
         // The identity before it too: what does not open is passed over when the pack is read again.
         let identity = spot.at - u64::from(spot.identity);
@@ -233,12 +251,10 @@ impl Packs {
         let bytes = {
             let mut inner = self.inner.lock();
             inner.spots.retain(|_, spot| spot.pack != number);
-            if inner.open == Some(number) {
-                inner.open = None;
-            }
+            inner.open.take_if(|(open, _)| *open == number);
             inner.packs.remove(&number).map_or(0, |pack| pack.len)
         };
-        match fs::remove_file(self.dir.join(number.to_string())) {
+        match fs::remove_file(self.path(number)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(bytes),
         }

@@ -306,3 +306,24 @@ fn another_key_opens_nothing() {
     assert!(cache.load(id, 0).is_none());
     assert_eq!(cache.stats().damaged, 1);
 }
+
+#[test]
+fn every_pack_took_a_descriptor_so_that_a_large_cache_of_small_files_used_them_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let files: Vec<_> = (0..20).map(|tag| chunks(&bytes(tag, 1000 + usize::from(tag)))).collect();
+    for (_, _, all) in &files {
+        // A restart begins a new pack.
+        let cache = open(dir.path(), LIMITS);
+        cache.put(&all[0]);
+        cache.close();
+    }
+    let cache = open(dir.path(), LIMITS);
+    assert_eq!(every_file(&dir.path().join("packs")).len(), 20);
+    for (id, _, all) in &files {
+        assert_eq!(cache.load(*id, 0).unwrap().bytes(), all[0].bytes());
+    }
+    let of_packs =
+        |entry: &fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|file| file.starts_with(dir.path().join("packs")));
+    let open_packs = fs::read_dir("/proc/self/fd").unwrap().flatten().filter(of_packs).count();
+    assert_eq!(open_packs, 0);
+}

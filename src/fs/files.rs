@@ -14,6 +14,7 @@ use super::walk::Walks;
 use crate::base::chunks::CHUNK;
 use crate::base::clock::Timestamp;
 use crate::base::ids::ContentId;
+use crate::base::limits::MAX_NAME;
 use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewKind, ViewTree};
 use crate::reader::contents::{ContentHandle, Contents, ReadError};
 
@@ -23,6 +24,9 @@ pub enum FsError {
     /// There is no such name.
     #[error("no such file or folder")]
     NotFound,
+    /// No file system here has names that long.
+    #[error("the name is too long")]
+    NameTooLong,
     /// The inode is gone: another version took its place.
     #[error("the file has been replaced or withdrawn")]
     Stale,
@@ -182,6 +186,10 @@ impl Files {
 
     /// What `name` in the folder `parent` is.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attributes, FsError> {
+        // The kernel passes on up to 1024 bytes.
+        if name.len() > MAX_NAME {
+            return Err(FsError::NameTooLong);
+        }
         let inodes = self.now();
         if let Some(index) = inodes.lookup(parent, name) {
             return Ok(attributes(&inodes, index));

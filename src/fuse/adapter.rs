@@ -46,6 +46,7 @@ pub struct Owner {
 fn errno(error: FsError) -> Errno {
     match error {
         FsError::NotFound => Errno::ENOENT,
+        FsError::NameTooLong => Errno::ENAMETOOLONG,
         FsError::Stale => Errno::ESTALE,
         FsError::NotAFolder => Errno::ENOTDIR,
         FsError::IsAFolder => Errno::EISDIR,

@@ -29,12 +29,17 @@ pub fn member(tag: u8, dir: &Path) -> Arc<Membership> {
 
 /// The same, whose first view waits for `pending`.
 pub fn member_with(tag: u8, dir: &Path, pending: Pending) -> Arc<Membership> {
-    let key = SigningKey::from_bytes(&[tag; 32]);
-    let node = NodeId(key.verifying_key().to_bytes());
-    let sign = Arc::new(move |message: &[u8]| key.sign(message).to_bytes());
     // Its other end lives for as long as the test.
     let (whole, whole_changes) = watch::channel(0);
     std::mem::forget(whole);
+    member_around(tag, dir, pending, whole_changes)
+}
+
+/// The same, which hears of changes in its cache.
+pub fn member_around(tag: u8, dir: &Path, pending: Pending, whole_changes: watch::Receiver<u64>) -> Arc<Membership> {
+    let key = SigningKey::from_bytes(&[tag; 32]);
+    let node = NodeId(key.verifying_key().to_bytes());
+    let sign = Arc::new(move |message: &[u8]| key.sign(message).to_bytes());
     let around = Arc::new(Around {
         identity: Identity { node, sign, name: tag.to_string(), listens: Vec::new() },
         sealer: Arc::new(Sealer::new(&NameKey::from_bytes([1; 32]))),

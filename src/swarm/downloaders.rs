@@ -9,8 +9,10 @@ use crate::base::ids::{ContentId, NodeId};
 
 /// A downloader that has not asked for anything for this long has what it wants, or has gone.
 const EXPIRY: Duration = Duration::from_secs(60);
-/// Files that are kept track of. Beyond that the one that has been quiet longest is forgotten.
+/// Files that are kept track of. Beyond that those that have been quiet longest are forgotten, so many at once: a peer
+/// that copies many small files would otherwise have all of them looked at for each.
 const MAX_CONTENTS: usize = 1024;
+const FORGOTTEN: usize = MAX_CONTENTS / 8;
 /// Downloaders of one file that are kept track of.
 const MAX_PER_CONTENT: usize = 64;
 /// Downloaders that one peer is told about: enough for a swarm to hang together, few enough that nobody dials hundreds.
@@ -70,10 +72,12 @@ impl<L: Clone> Downloaders<L> {
             !nodes.is_empty()
         });
         if self.contents.len() >= MAX_CONTENTS {
-            let quiet =
-                |nodes: &BTreeMap<NodeId, Downloader<L>>| nodes.values().map(|downloader| downloader.seen).max();
-            let quietest = self.contents.iter().min_by_key(|(_, nodes)| quiet(nodes)).map(|(content, _)| *content);
-            quietest.map(|content| self.contents.remove(&content));
+            let seen = |nodes: &BTreeMap<NodeId, Downloader<L>>| nodes.values().map(|downloader| downloader.seen).max();
+            let mut by_time: Vec<_> = self.contents.iter().map(|(content, nodes)| (seen(nodes), *content)).collect();
+            by_time.sort();
+            for (_, content) in by_time.into_iter().take(FORGOTTEN) {
+                self.contents.remove(&content);
+            }
         }
     }
 
@@ -139,7 +143,9 @@ mod tests {
         for tag in 0..MAX_CONTENTS as u64 + 100 {
             known.seen(content(tag), node(1), &[], &(), start + Duration::from_millis(tag));
         }
-        assert_eq!(known.contents.len(), MAX_CONTENTS);
+        assert!((MAX_CONTENTS - FORGOTTEN..=MAX_CONTENTS).contains(&known.contents.len()), "{}", known.contents.len());
+        let first_that_is_known = known.contents.keys().map(|content| content.size).min();
+        assert!(first_that_is_known.is_some_and(|tag| tag >= FORGOTTEN as u64), "the quietest are forgotten");
         for tag in 0..=255 {
             known.seen(content(MAX_CONTENTS as u64), node(tag), &[], &(), start);
         }

@@ -74,3 +74,11 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+/// Both folders hold the same files with the same contents.
+pub fn assert_same(a: &Path, b: &Path) {
+    assert_eq!(files_below(a), files_below(b));
+    for file in files_below(a) {
+        assert_eq!(hash_of(&a.join(&file)), hash_of(&b.join(&file)), "{}", file.display());
+    }
+}

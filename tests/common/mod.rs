@@ -12,6 +12,7 @@ pub mod mounts;
 pub mod network;
 pub mod node;
 pub mod process;
+pub mod reference;
 pub mod relay;
 pub mod search;
 pub mod undo;

@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
+use super::contents::files_below;
 use super::mounts::require_fuse;
 use super::node::Node;
 use super::process::{FLASHGET, Output, Running, in_plain_locale, run};
 use super::undo::{Undo, janitor};
-use super::wait::{SOON, until_within};
+use super::wait::{SOON, until, until_within};
 
 /// See the module. Declare it before its nodes, so that it goes after them.
 pub struct Network {
@@ -151,6 +152,19 @@ impl Network {
         node.share(dir);
         node
     }
+}
+
+/// One node that shares what `make` makes, and another that has it mounted, there.
+pub fn shared(make: impl FnOnce(&Path)) -> (Network, Node, Node, PathBuf) {
+    let network = Network::new();
+    let dir = network.path("share");
+    make(&dir);
+    let source = network.source("source", &dir);
+    let reader = network.node("reader");
+    let mount = reader.mount();
+    let files = files_below(&dir).len() as u64;
+    until("everything is seen", || reader.status().networks[0].files == files);
+    (network, source, reader, mount)
 }
 
 /// Folders that were copied from a mount are read-only, and stand in the way of their own removal.
