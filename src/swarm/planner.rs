@@ -421,7 +421,7 @@ impl Planner {
     /// and while sources hold different parts, less waits at a source than its pace would allow.
     fn is_asked_enough(&self, slot: Slot, source: &Source) -> bool {
         let (in_flight, depth) = (source.in_flight(), source.pace.depth() as u64);
-        if in_flight < source.pace.last_depth() || self.table.near_unassigned() > 0 {
+        if in_flight < source.pace.last_depth() || self.table.near_unassigned() > 0 || self.reads_on() {
             return false;
         }
         let ends = || self.table.assigned(slot) < depth || self.table.waiting() < depth * self.sources.len() as u64;
@@ -547,14 +547,18 @@ impl Planner {
         urgent.into_iter().for_each(|chunk| self.hurry(chunk, now));
     }
 
+    /// True if a reader's window is not at the file's end yet: it will move on, and those who are idle will have work then.
+    fn reads_on(&self) -> bool {
+        let soon = self.table.soon();
+        !soon.is_empty() && !soon.contains(self.last) && !self.table.done().contains(self.last)
+    }
+
     /// Sources with nothing to do bring what is still in flight from others, if they bring it sooner.
     fn end_game(&mut self, now: Instant) {
         if self.table.in_flight() == 0 || self.table.in_flight() >= self.credit || now < self.end_game_at {
             return;
         }
-        // A reader's window is full: it will move on, and those who are idle will have work then.
-        let soon = self.table.soon();
-        if !soon.is_empty() && !soon.contains(self.last) && !self.table.done().contains(self.last) {
+        if self.reads_on() {
             return;
         }
         let generation = self.table.generation();
