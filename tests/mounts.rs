@@ -206,6 +206,38 @@ fn after_its_daemon_was_killed_a_mount_is_made_again_in_the_same_place() {
 }
 
 #[test]
+fn a_daemon_that_is_started_again_revives_the_mounts_of_one_that_was_killed() {
+    let network = Network::new();
+    let hash = random_file(&network.path("share/file"), 3 * MIB, "revived");
+    let _source = network.source("source", &network.path("share"));
+    let mut reader = network.node("reader");
+    reader.mount_with(&["-o", "umask=077"]);
+    let mount = reader.mount_point.clone();
+    reader.sees("file", 1);
+    reader.kill();
+    reader.start();
+    until("it is live again", || {
+        fs::metadata(mount.join("file")).is_ok_and(|meta| meta.permissions().mode() & 0o777 == 0o400)
+    });
+    assert_eq!(hash_of(&mount.join("file")), hash);
+    // A script that mounts after each start is not refused for it; who asks once more is.
+    reader.mount_with(&["-o", "umask=077"]);
+    reader.run([Path::new("mount"), &mount]).refused(4, "mounted there already");
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert_eq!(table.lines().filter(|line| line.contains(mount.to_str().unwrap())).count(), 1);
+
+    // What was unmounted, or ended in an orderly way, stays away.
+    reader.umount();
+    reader.kill();
+    reader.start();
+    reader.run([Path::new("umount"), &mount]).refused(3, "not mounted");
+    reader.mount();
+    reader.stop();
+    reader.start();
+    reader.run([Path::new("umount"), &mount]).refused(3, "not mounted");
+}
+
+#[test]
 fn two_mounts_of_one_daemon_live_and_end_apart() {
     let network = Network::new();
     text_file(&network.path("share/file"), "twice");

@@ -11,6 +11,7 @@ mod mounts;
 mod networks;
 pub mod offline;
 mod origins;
+mod revival;
 mod service;
 mod shares;
 pub mod tracker;
@@ -95,6 +96,8 @@ pub struct Node {
     mounting: AtomicUsize,
     /// A mount has come up, or a share was added: somebody wanted this daemon.
     wanted: AtomicBool,
+    /// Mounts of a daemon that was killed have been made anew, as far as that was possible.
+    revived: watch::Sender<bool>,
     runtime: Handle,
     stop: watch::Sender<bool>,
     began: Instant,
@@ -193,6 +196,8 @@ impl Node {
             mounts: Mutex::default(),
             mounting: AtomicUsize::new(0),
             wanted: AtomicBool::new(false),
+            // A daemon that a mount starts is there for that mount.
+            revived: watch::channel(ends_when_idle).0,
             runtime,
             stop: watch::channel(false).0,
             began: Instant::now(),
@@ -202,6 +207,9 @@ impl Node {
         });
         node.open_doors();
         node.runtime.spawn(origins::keep_saved(Arc::downgrade(&node.origins)));
+        if !ends_when_idle {
+            node.runtime.spawn(Arc::clone(&node).revive());
+        }
         if ends_when_idle {
             let weak = Arc::downgrade(&node);
             node.runtime.spawn(async move {
@@ -255,6 +263,8 @@ impl Node {
             node.sharer.stop();
             node.cache.close();
             node.origins.save();
+            // None of them is left.
+            node.save_mounts();
         })
         .await;
         tracing::info!("the daemon has ended");

@@ -1,7 +1,7 @@
 //! The mounts of this node: bringing them up, seeing them end, taking them down.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ const LETS_GO: Duration = Duration::from_secs(5);
 pub(super) struct Mounted {
     pub mount: Mount,
     pub joined: Arc<Joined>,
+    /// As they were asked for.
+    pub options: MountRequest,
+    /// It was made in the place of a dead one, and nobody has asked for it yet.
+    pub revived: AtomicBool,
 }
 
 fn conflict(what: String) -> ControlError {
@@ -90,6 +94,22 @@ impl Node {
         dir: &PathText,
         options: &MountRequest,
     ) -> Result<MountReport, ControlError> {
+        // Its sender is in the node.
+        let _ = self.revived.subscribe().wait_for(|revived| *revived).await;
+        let asked = dir.to_path();
+        let point = blocking(move || Ok(resolved(&asked))).await?;
+        match self.adopt(network, &point, options) {
+            Some(report) => Ok(report),
+            None => self.mount_anew(network, dir, options).await,
+        }
+    }
+
+    pub(super) async fn mount_anew(
+        self: &Arc<Self>,
+        network: Option<&str>,
+        dir: &PathText,
+        options: &MountRequest,
+    ) -> Result<MountReport, ControlError> {
         let _under_way = UnderWay::begin(self);
         let joined = self.network(network)?;
         let asked = dir.to_path();
@@ -112,11 +132,19 @@ impl Node {
         self.mounts.lock().push(Arc::clone(&mounted));
         self.wanted.store(true, Ordering::Release);
         let node = Arc::clone(self);
+        blocking(move || {
+            node.save_mounts();
+            Ok(())
+        })
+        .await?;
+        let node = Arc::clone(self);
         self.runtime.spawn(async move {
             // It may be unmounted by anybody.
             let _ = ended.wait_for(|ended| *ended).await;
             node.mounts.lock().retain(|other| !Arc::ptr_eq(other, &mounted));
             tracing::info!("a mount has ended");
+            let saver = Arc::clone(&node);
+            let _ = tokio::task::spawn_blocking(move || saver.save_mounts()).await;
             node.end_if_idle();
             // Dropping it joins what is left of it, which may block.
             let _ = tokio::task::spawn_blocking(move || drop(mounted)).await;
@@ -161,12 +189,12 @@ impl Node {
             xattr: options.xattr,
         };
         let told = Arc::new(MountFacts { node: Arc::downgrade(self), joined: Arc::downgrade(&joined) });
-        let (view, runtime) = (joined.membership.view(), self.runtime.clone());
+        let (view, runtime, options) = (joined.membership.view(), self.runtime.clone(), options.clone());
         blocking(move || {
             let point = config.point.clone();
             let mount =
                 Mount::start(config, view, reader, told, &runtime).map_err(|error| not_mounted(&point, &error))?;
-            Ok(Arc::new(Mounted { mount, joined }))
+            Ok(Arc::new(Mounted { mount, joined, options, revived: AtomicBool::new(false) }))
         })
         .await
     }
@@ -254,7 +282,7 @@ fn mount_point(dir: &Path) -> Result<PathBuf, ControlError> {
 }
 
 /// True if nobody serves the mount on `point` any more. Asked on a thread of its own, for a daemon may hang.
-fn is_dead(point: &Path) -> bool {
+pub(super) fn is_dead(point: &Path) -> bool {
     let (tell, answer) = std::sync::mpsc::channel();
     let point = point.to_path_buf();
     std::thread::spawn(move || {
