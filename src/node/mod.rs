@@ -11,6 +11,7 @@ mod mounts;
 mod networks;
 pub mod offline;
 mod origins;
+mod parts;
 mod revival;
 mod service;
 mod shares;
