@@ -157,3 +157,31 @@ fn whoever_reads_only_the_beginning_of_stdout_gets_no_error() {
     assert!(ended.status.success(), "{ended:?}");
     assert!(ended.stderr.is_empty(), "{ended:?}");
 }
+
+#[test]
+fn what_is_called_as_the_part_file_of_another_does_not_take_its_place() {
+    let shares = Shares::new(&[("a", "folder/plain", "what it is")]);
+    let (network, reader, dest) = (&shares.network, &shares.reader, shares.dest());
+    let root = reader.stat("folder/plain").unwrap().root.unwrap().to_string();
+    // Hidden files are shared where that was asked for.
+    let trap = format!(".plain.flashget-part-{}", &root[..12]);
+    text_file(&network.path("hidden/folder").join(&trap), "something else");
+    let source = &shares.sources[1];
+    source.ok(["share", "add", network.path("hidden").to_str().unwrap(), "--hidden"]);
+    reader.sees(&format!("folder/{trap}"), 1);
+    reader.run(["get", "folder", dest.to_str().unwrap()]).refused(4, "part file");
+    assert_eq!(shares.got(), Vec::<PathBuf>::new());
+    reader.ok(["get", &format!("folder/{trap}"), dest.join("other").to_str().unwrap()]);
+    reader.ok(["get", "folder/plain", dest.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(dest.join("plain")).unwrap(), "what it is");
+}
+
+#[test]
+fn long_names_that_begin_alike_do_not_stand_in_each_others_way() {
+    let names: Vec<String> = (0..6).map(|n| format!("folder/{}{n}", "n".repeat(247))).collect();
+    let files: Vec<(&str, &str, &str)> = names.iter().map(|name| ("a", name.as_str(), "the same content")).collect();
+    let shares = Shares::new(&files);
+    let got = shares.reader.json(["get", "folder", shares.dest().to_str().unwrap()]);
+    assert_eq!(got["files"], 6);
+    assert_eq!(shares.got().len(), 6);
+}

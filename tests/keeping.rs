@@ -96,6 +96,31 @@ fn what_is_pinned_stays_when_the_cache_is_full_and_through_a_restart() {
 }
 
 #[test]
+fn small_files_that_are_pinned_do_not_keep_what_lies_beside_them() {
+    let names: Vec<String> = (0..100).map(|n| format!("folder/{n:02}")).collect();
+    let files: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 200_000)).collect();
+    let two = Two::new(&files, "cache.ram = \"1M\"\n");
+    for name in &names {
+        two.read(name);
+        until("it is in the cache", || two.percent(name) == 100);
+    }
+    two.reader.ok(["cache", "pin", "folder/10", "folder/50", "folder/90"]);
+    let on_disk = || two.reader.json(["cache", "status"])["disk_bytes"].as_u64().unwrap();
+    assert!(on_disk() > 19 * MIB);
+    two.reader.ok(["cache", "resize", "4M"]);
+    assert!(on_disk() <= 4 * MIB, "{}", on_disk());
+    for pinned in ["folder/10", "folder/50", "folder/90"] {
+        assert_eq!(two.percent(pinned), 100);
+        assert_eq!(two.read(pinned), hash_of(&two.original(pinned)));
+    }
+    assert_eq!(two.percent("folder/11"), 0);
+    two.reader.run(["cache", "resize", "100k"]).refused(4, "unpin");
+    two.reader.ok(["cache", "clear"]);
+    assert!(on_disk() < MIB, "{}", on_disk());
+    assert_eq!(two.reader.json(["cache", "verify"])["records"], 3);
+}
+
+#[test]
 fn what_is_evicted_or_cleared_is_gone_and_is_fetched_again() {
     let mut two = Two::new(&[("large", 4 * MIB), ("small", 5000), ("other", 5000)], "");
     for path in ["large", "small", "other"] {

@@ -187,6 +187,8 @@ fn after_its_daemon_was_killed_a_mount_is_made_again_in_the_same_place() {
     let mut reader = network.member("reader");
     let mount = reader.mount();
     reader.sees("file", 1);
+    // From now on the kernel knows the root's attributes, and tells them of a dead mount too.
+    assert!(fs::metadata(&mount).unwrap().is_dir());
     reader.kill();
     until("the mount is dead", || {
         fs::read_dir(&mount).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))

@@ -1,9 +1,11 @@
 //! What the user does with the cache: looking at it, pinning, evicting, checking, changing its size, locking it.
 
+use std::collections::HashSet;
 use std::io;
 use std::time::SystemTime;
 
 use super::large::Record;
+use super::layout::{Layout, PAGE};
 use super::store::Cache;
 use crate::base::chunks::chunk_count;
 use crate::base::ids::ContentId;
@@ -54,9 +56,19 @@ impl Cache {
         all
     }
 
-    /// Pins or unpins; false if it was so before. Blocks on the disk.
-    pub fn set_pinned(&self, content: ContentId, pinned: bool) -> io::Result<bool> {
-        self.inner.pins.set(content, pinned)
+    /// Pins or unpins. Blocks on the disk.
+    pub fn set_pinned(&self, contents: &[ContentId], pinned: bool) -> io::Result<()> {
+        self.inner.pins.set(contents, pinned)
+    }
+
+    /// Bytes that a content takes on disk when it is whole.
+    pub fn disk_cost(content: ContentId) -> u64 {
+        match chunk_count(content.size) {
+            0 => 0,
+            // With its identity, sealed.
+            1 => content.size + PAGE,
+            chunks => Layout::new(content.size).chunk_at(chunks),
+        }
     }
 
     /// True if it is never evicted.
@@ -64,17 +76,18 @@ impl Cache {
         self.inner.pins.contains(content)
     }
 
-    /// Lets go of a content on disk and in RAM, pinned or not; returns the bytes that it took on disk. Blocks.
-    pub fn evict(&self, content: ContentId) -> io::Result<u64> {
+    /// Lets go of a content on disk and in RAM, pinned or not. Returns by how much the disk is less full now: of a small one
+    /// by nothing, for its pack stays until it leaves as a whole. `None` if there was nothing of it. Blocks.
+    pub fn evict(&self, content: ContentId) -> io::Result<Option<u64>> {
         // What waits to be written would come back.
         self.flush();
         let held = self.held(content);
         let freed = if chunk_count(content.size) <= 1 {
-            self.inner.packs.erase(content)?
+            self.inner.packs.erase(content)?.then_some(0)
         } else {
             let freed = self.inner.large.remove(content)?;
             self.inner.freed(freed);
-            freed
+            (freed > 0).then_some(freed)
         };
         held.iter().for_each(|index| self.let_go(content, index));
         self.inner.tell();
@@ -86,22 +99,20 @@ impl Cache {
         self.flush();
         self.ram.invalidate_all();
         let (mut contents, mut bytes) = (0, 0);
-        let pins = if pinned_too { std::collections::HashSet::new() } else { self.inner.pins.all() };
-        let kept_packs = self.inner.packs.packs_of(pins.iter());
-        for cached in self.list() {
-            if cached.chunks > 0 && chunk_count(cached.content.size) > 1 && !pins.contains(&cached.content) {
+        let keeps = |content: &ContentId| !pinned_too && self.inner.pins.contains(*content);
+        for cached in self.list().into_iter().filter(|cached| cached.chunks > 0 && !keeps(&cached.content)) {
+            contents += 1;
+            if chunk_count(cached.content.size) > 1 {
                 let freed = self.inner.large.remove(cached.content)?;
                 self.inner.freed(freed);
-                (contents, bytes) = (contents + 1, bytes + freed);
-            } else if cached.chunks > 0 && chunk_count(cached.content.size) == 1 && !pins.contains(&cached.content) {
-                contents += 1;
-                bytes += self.inner.packs.erase(cached.content)?;
+                bytes += freed;
             }
         }
+        let pins = if pinned_too { HashSet::new() } else { self.inner.pins.all() };
         for (number, ..) in self.inner.packs.list() {
-            if !kept_packs.contains(&number) {
-                self.inner.freed(self.inner.packs.remove(number)?);
-            }
+            let freed = self.inner.packs.repack(number, &pins)?;
+            self.inner.freed(freed);
+            bytes += freed;
         }
         self.inner.tell();
         Ok((contents, bytes))
@@ -147,6 +158,11 @@ impl Cache {
     /// The chunks that can be served: those with a sealed record, none while it is locked.
     pub fn offered(&self, content: ContentId) -> Ranges {
         if self.is_locked() { Ranges::new() } else { self.held(content) }
+    }
+
+    /// Evicts what does not fit. Blocks.
+    pub fn make_room(&self) -> io::Result<()> {
+        self.inner.make_room(0, None).map(drop)
     }
 
     /// True while contents can't be opened.

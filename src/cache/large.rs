@@ -117,10 +117,12 @@ impl LargeFiles {
                         files.kept.lock().insert(content, kept);
                     }
                     Ok(_) => fs::remove_file(&path)?,
-                    Err(error) => {
+                    Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
                         tracing::warn!(%error, "a cache file can't be used and is removed");
                         fs::remove_file(&path)?;
                     }
+                    // It may be readable the next time; it is fetched again meanwhile.
+                    Err(error) => tracing::warn!(%error, "a cache file can't be read now"),
                 }
             }
         }
@@ -276,10 +278,17 @@ impl LargeFiles {
         let opened = self.opened(content, true)?;
         opened.key.seal(index, plain, buffer).map_err(io::Error::other)?;
         opened.file.write_all_at(buffer, Layout::new(content.size).chunk_at(index))?;
-        Ok(self.count(content, buffer.len(), |kept| {
+        let bytes = self.count(content, buffer.len(), |kept| {
             kept.present.insert_one(index);
             !kept.chunks.insert_one(index)
-        }))
+        });
+        if opened.file.metadata()?.nlink() == 0 {
+            // Removed meanwhile: nobody will find it again.
+            self.kept.lock().remove(&content);
+            self.opened.invalidate(&content);
+            return Ok(0);
+        }
+        Ok(bytes)
     }
 
     /// Writes the hashes of groups: `None` stands for the list of groups itself. Returns the bytes that this takes.

@@ -66,6 +66,8 @@ pub struct Packs {
     sealer: Arc<Sealer>,
     key: Arc<ContentLock>,
     inner: Mutex<Inner>,
+    /// One at a time appends.
+    appending: Mutex<()>,
 }
 
 /// The number that a pack's name says, if it is one: digits as this module writes them.
@@ -78,7 +80,7 @@ impl Packs {
     /// Opens what `dir` holds. The rest of a pack from its first unreadable item on is not used (a torn write).
     pub fn open(dir: &Path, sealer: Arc<Sealer>, key: Arc<ContentLock>) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let packs = Self { dir: dir.into(), sealer, key, inner: Mutex::default() };
+        let packs = Self { dir: dir.into(), sealer, key, inner: Mutex::default(), appending: Mutex::default() };
         for file in fs::read_dir(dir)? {
             let file = file?;
             let Some(number) = number_of(&file.file_name()) else { continue };
@@ -88,10 +90,21 @@ impl Packs {
             if !file.file_type()?.is_file() {
                 continue;
             }
-            let file = File::open(file.path())?;
-            let meta = file.metadata()?;
-            packs.scan(number, &file, meta.len(), &mut inner.spots)?;
-            inner.packs.insert(number, Pack { len: meta.len(), used: meta.modified()? });
+            let read = || {
+                let file = File::open(file.path())?;
+                let (len, used) = (file.metadata()?.len(), file.metadata()?.modified()?);
+                let mut spots = HashMap::new();
+                packs.scan(number, &file, len, &mut spots)?;
+                Ok::<_, io::Error>((spots, Pack { len, used }))
+            };
+            match read() {
+                Ok((spots, pack)) => {
+                    inner.spots.extend(spots);
+                    inner.packs.insert(number, pack);
+                }
+                // It may be readable the next time; what is in it is fetched again meanwhile.
+                Err(error) => tracing::warn!(%error, "a cache pack can't be read now"),
+            }
         }
         Ok(packs)
     }
@@ -179,22 +192,44 @@ impl Packs {
         item.extend_from_slice(&identity);
         item.extend_from_slice(buffer);
 
-        // One writer thread: nobody else appends between here and the end.
+        self.append(content, &item, identity.len() as u16, buffer.len() as u32)?;
+        Ok(item.len() as u64)
+    }
+
+    /// Appends an item to the pack that is open.
+    fn append(&self, content: ContentId, item: &[u8], identity: u16, len: u32) -> io::Result<()> {
+        let _one = self.appending.lock();
         let (number, file, at) = self.open_pack()?;
-        file.write_all_at(&item, at)?;
-        let spot = Spot {
-            pack: number,
-            at: at + (ITEM_HEAD + identity.len()) as u64,
-            len: buffer.len() as u32,
-            identity: identity.len() as u16,
-        };
+        file.write_all_at(item, at)?;
+        let spot = Spot { pack: number, at: at + ITEM_HEAD as u64 + u64::from(identity), len, identity };
         let mut inner = self.inner.lock();
         if let Some(pack) = inner.packs.get_mut(&number) {
             pack.len = at + item.len() as u64;
             pack.used = SystemTime::now();
             inner.spots.insert(content, spot);
         }
-        Ok(item.len() as u64)
+        Ok(())
+    }
+
+    /// Moves what of a pack is in `keep` to another one, as it is, and removes the pack. Returns by how much the disk is
+    /// less full now.
+    pub fn repack(&self, number: u32, keep: &HashSet<ContentId>) -> io::Result<u64> {
+        let moving: Vec<(ContentId, Spot)> = {
+            let mut inner = self.inner.lock();
+            // Nothing is added to it any more.
+            inner.open.take_if(|(open, _)| *open == number);
+            let here = inner.spots.iter().filter(|(content, spot)| spot.pack == number && keep.contains(content));
+            here.map(|(content, spot)| (*content, *spot)).collect()
+        };
+        let file = File::open(self.path(number))?;
+        let mut moved = 0;
+        for (content, spot) in moving {
+            let mut item = vec![0; ITEM_HEAD + usize::from(spot.identity) + spot.len as usize];
+            file.read_exact_at(&mut item, spot.at - u64::from(spot.identity) - ITEM_HEAD as u64)?;
+            self.append(content, &item, spot.identity, spot.len)?;
+            moved += item.len() as u64;
+        }
+        Ok(self.remove(number)?.saturating_sub(moved))
     }
 
     fn open_pack(&self) -> io::Result<(u32, Arc<File>, u64)> {
@@ -227,18 +262,19 @@ impl Packs {
         contents.filter_map(|content| inner.spots.get(content)).map(|spot| spot.pack).collect()
     }
 
-    /// Forgets a content: its item is overwritten where it lies, the pack stays. Returns the bytes of its record.
-    pub fn erase(&self, content: ContentId) -> io::Result<u64> {
-        let Some(spot) = self.inner.lock().spots.remove(&content) else { return Ok(0) };
+    /// Forgets a content: its item is overwritten where it lies, and the pack stays as large as it was. False if there was
+    /// none.
+    pub fn erase(&self, content: ContentId) -> io::Result<bool> {
+        let Some(spot) = self.inner.lock().spots.remove(&content) else { return Ok(false) };
         let file = match OpenOptions::new().write(true).open(self.path(spot.pack)) {
             // Evicted meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             file => file?,
         };
         // The identity before it too: what does not open is passed over when the pack is read again.
         let identity = spot.at - u64::from(spot.identity);
         file.write_all_at(&vec![0; (u32::from(spot.identity) + spot.len) as usize], identity)?;
-        Ok(u64::from(spot.len))
+        Ok(true)
     }
 
     /// Packs with their bytes and last use.

@@ -18,6 +18,8 @@ pub struct Pins {
     file: PathBuf,
     sealer: Arc<Sealer>,
     pinned: Mutex<HashSet<ContentId>>,
+    /// One at a time changes them: looking at them never waits for the disk.
+    writing: Mutex<()>,
 }
 
 impl Pins {
@@ -35,7 +37,7 @@ impl Pins {
             Err(error) if error.kind() == io::ErrorKind::NotFound => HashSet::new(),
             Err(error) => return Err(error),
         };
-        Ok(Self { file: file.into(), sealer, pinned: Mutex::new(pinned) })
+        Ok(Self { file: file.into(), sealer, pinned: Mutex::new(pinned), writing: Mutex::default() })
     }
 
     /// All of them.
@@ -48,17 +50,21 @@ impl Pins {
         self.pinned.lock().contains(&content)
     }
 
-    /// Pins or unpins; false if it was so before. Blocks on the disk.
-    pub fn set(&self, content: ContentId, pinned: bool) -> io::Result<bool> {
-        let mut all = self.pinned.lock();
-        let mut new = all.clone();
-        let changed = if pinned { new.insert(content) } else { new.remove(&content) };
-        if changed {
-            let plain = rmp_serde::to_vec(&new).map_err(io::Error::other)?;
-            let sealed = self.sealer.seal(PURPOSE, &[], &plain).map_err(io::Error::other)?;
-            write_in_place(&self.file, &[&sealed])?;
-            *all = new;
+    /// Pins or unpins. Blocks on the disk.
+    pub fn set(&self, contents: &[ContentId], pinned: bool) -> io::Result<()> {
+        let _one = self.writing.lock();
+        let mut new = self.all();
+        for content in contents {
+            if pinned {
+                new.insert(*content)
+            } else {
+                new.remove(content)
+            };
         }
-        Ok(changed)
+        let plain = rmp_serde::to_vec(&new).map_err(io::Error::other)?;
+        let sealed = self.sealer.seal(PURPOSE, &[], &plain).map_err(io::Error::other)?;
+        write_in_place(&self.file, &[&sealed])?;
+        *self.pinned.lock() = new;
+        Ok(())
     }
 }

@@ -433,12 +433,11 @@ impl Inner {
         }
         let _one = self.evicting.lock();
         let pins = self.pins.all();
-        let kept_packs = self.packs.packs_of(pins.iter());
+        let shared_packs = self.packs.packs_of(pins.iter());
         let mut units: Vec<(SystemTime, Unit)> = Vec::new();
         let large = self.large.list().into_iter().filter(|unit| Some(unit.0) != content && !pins.contains(&unit.0));
         units.extend(large.map(|unit| (unit.3, Unit::Large(unit.0))));
-        let packs = self.packs.list().into_iter().filter(|(number, ..)| !kept_packs.contains(number));
-        units.extend(packs.map(|(number, _, used)| (used, Unit::Pack(number))));
+        units.extend(self.packs.list().into_iter().map(|(number, _, used)| (used, Unit::Pack(number))));
         units.sort_by_key(|(used, _)| *used);
         // A little more than needed, so that the next chunks don't evict one by one.
         let target = limit.saturating_sub(bytes).min(limit - limit / 32);
@@ -448,6 +447,7 @@ impl Inner {
             }
             let freed = match unit {
                 Unit::Large(content) => self.large.remove(content)?,
+                Unit::Pack(number) if shared_packs.contains(&number) => self.packs.repack(number, &pins)?,
                 Unit::Pack(number) => self.packs.remove(number)?,
             };
             self.freed(freed);

@@ -142,7 +142,9 @@ pub fn run_tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlE
     let ended = runtime.block_on(async {
         let tracker = Tracker::start(context.home.clone(), unlock, args.listen).await?;
         let mut signals = Signals::new().map_err(ControlError::failed)?;
-        let up = format!("tracker for {} networks listens on {}", tracker.networks(), tracker.listen_addr());
+        let count = tracker.networks();
+        let networks = if count == 1 { "1 network".into() } else { format!("{count} networks") };
+        let up = format!("tracker for {networks} listens on {}", tracker.listen_addr());
         systemd::ready(&up);
         if !log::is_json(&args.log, &settings.log) {
             eprintln!("flashget: {up}");

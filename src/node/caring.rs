@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::networks::Joined;
 use super::{Node, blocking};
 use crate::base::chunks::chunk_count;
 use crate::base::ids::ContentId;
 use crate::base::ranges::Ranges;
+use crate::cache::Cache;
 use crate::catalog::tree::{TREE_ROOT, ViewKind};
 use crate::control::report::{CachedReport, CheckedReport, Event, GetProgress, KeptReport};
 use crate::control::text::PathText;
@@ -17,6 +19,8 @@ use crate::control::{ControlError, ErrorCode, OnEvent};
 const STEP: u64 = 64;
 /// Times that a pinned file is tried: the disk may have dropped some of it.
 const TRIES: usize = 5;
+/// After an error a source is looked for again after this.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Digits of a root that name one cached content without doubt.
 const ROOT_DIGITS: usize = 12;
 /// A check tells how far it is after so many records.
@@ -130,18 +134,27 @@ impl Node {
             bytes_done: 0,
             sources: Vec::new(),
         };
-        let mut missing = None;
+        let mut missing: Option<(ControlError, u64)> = None;
         for one in &chosen {
             let before = progress.bytes_done;
             progress.path = one.path.clone();
             if let Err(error) = self.keep(one, &mut progress, on_event).await {
-                missing.get_or_insert(error);
+                let (first, count) = missing.take().unwrap_or((error, 0));
+                missing = Some((first, count + 1));
             }
             progress.files_done += 1;
             progress.bytes_done = before.saturating_add(one.content.size);
             on_event(Event::Get(progress.clone()));
         }
-        missing.map_or(Ok(KeptReport { files: chosen.len() as u64, bytes }), Err)
+        match missing {
+            None => Ok(KeptReport { files: chosen.len() as u64, bytes }),
+            Some((first, count)) => {
+                let all = chosen.len();
+                let what =
+                    format!("{count} of {all} pinned files are not whole here yet: pin them again later. {first}");
+                Err(ControlError::new(first.code, what))
+            }
+        }
     }
 
     /// What could never be on disk at once is refused before anything is fetched.
@@ -150,13 +163,13 @@ impl Node {
         let new: HashSet<ContentId> = chosen.iter().map(|one| one.content).collect();
         let pinned = self.cache.list().into_iter().filter(|cached| cached.pinned).map(|cached| cached.content);
         let all: HashSet<ContentId> = pinned.chain(new).collect();
-        let bytes = all.iter().fold(0u64, |sum, content| sum.saturating_add(content.size));
+        let bytes = all.iter().fold(0u64, |sum, content| sum.saturating_add(Cache::disk_cost(*content)));
         if bytes <= limit {
             return Ok(());
         }
         let (bytes, limit) = (crate::settings::units::show_size(bytes), crate::settings::units::show_size(limit));
         let what =
-            format!("pinned files would have {bytes}, and the cache may take {limit}: see flashget cache resize");
+            format!("pinned files would take {bytes}, and the cache may take {limit}: see flashget cache resize");
         Err(ControlError::new(ErrorCode::Conflict, what))
     }
 
@@ -171,6 +184,7 @@ impl Node {
             let what = format!("{} is pinned, and not all of it is here: {why}", one.path.shown());
             ControlError::new(ErrorCode::Unreachable, what)
         };
+        let patience = self.settings.mount.timeout.0;
         for _ in 0..TRIES {
             let mut missing = Ranges::of(0..chunk_count(one.content.size));
             missing.subtract(&self.cache.held(one.content));
@@ -184,10 +198,19 @@ impl Node {
             }
             let transfer = joined.swarm.join(one.content);
             let mut download = transfer.download(&missing);
-            let mut count = 0;
+            let (mut count, mut last) = (0, Instant::now());
             while let Some(chunk) = download.next().await {
-                let chunk = chunk.map_err(|error| unreachable(&error))?;
                 self.refuse_locked()?;
+                let chunk = match chunk {
+                    Ok(chunk) => chunk,
+                    Err(error) if last.elapsed() >= patience => return Err(unreachable(&error)),
+                    // A source may come back.
+                    Err(_) => {
+                        tokio::time::sleep(AGAIN).await;
+                        continue;
+                    }
+                };
+                last = Instant::now();
                 progress.bytes_done = progress.bytes_done.saturating_add(chunk.bytes().len() as u64);
                 count += 1;
                 if count % STEP == 0 {
@@ -211,11 +234,10 @@ impl Node {
 
     async fn set_pinned(self: &Arc<Self>, chosen: Vec<Chosen>, pinned: bool) -> Result<(), ControlError> {
         let cache = Arc::clone(&self.cache);
+        let contents: Vec<ContentId> = chosen.iter().map(|one| one.content).collect();
         blocking(move || {
-            for one in chosen {
-                cache.set_pinned(one.content, pinned).map_err(not_saved)?;
-            }
-            Ok(())
+            cache.set_pinned(&contents, pinned).map_err(not_saved)?;
+            if pinned { Ok(()) } else { cache.make_room().map_err(ControlError::failed) }
         })
         .await
     }
@@ -247,9 +269,10 @@ impl Node {
         blocking(move || {
             let mut report = KeptReport::default();
             for one in chosen {
-                let freed = cache.evict(one.content).map_err(ControlError::failed)?;
-                report.files += u64::from(freed > 0);
-                report.bytes += freed;
+                if let Some(freed) = cache.evict(one.content).map_err(ControlError::failed)? {
+                    report.files += 1;
+                    report.bytes += freed;
+                }
             }
             Ok(report)
         })
@@ -260,9 +283,8 @@ impl Node {
         let cache = Arc::clone(&self.cache);
         blocking(move || {
             if pinned {
-                for cached in cache.list().iter().filter(|cached| cached.pinned) {
-                    cache.set_pinned(cached.content, false).map_err(not_saved)?;
-                }
+                let pins = cache.list().into_iter().filter(|cached| cached.pinned).map(|cached| cached.content);
+                cache.set_pinned(&pins.collect::<Vec<_>>(), false).map_err(not_saved)?;
             }
             let (files, bytes) = cache.clear(pinned).map_err(ControlError::failed)?;
             Ok(KeptReport { files, bytes })
@@ -291,7 +313,12 @@ impl Node {
         });
         loop {
             tokio::select! {
-                done = &mut work => return done.map_err(ControlError::failed)?.map_err(ControlError::failed),
+                done = &mut work => {
+                    let done = done.map_err(ControlError::failed)?;
+                    // Locked meanwhile.
+                    self.refuse_locked()?;
+                    return done.map_err(ControlError::failed);
+                }
                 Ok(()) = told.changed() => on_event(Event::Check(*told.borrow_and_update())),
             }
         }
@@ -299,7 +326,17 @@ impl Node {
 
     pub(super) async fn cache_resize(self: &Arc<Self>, bytes: u64) -> Result<(), ControlError> {
         let cache = Arc::clone(&self.cache);
-        blocking(move || cache.resize(bytes).map_err(ControlError::failed)).await
+        blocking(move || {
+            let pinned = cache.list().into_iter().filter(|cached| cached.pinned);
+            let pinned = pinned.fold(0u64, |sum, cached| sum.saturating_add(Cache::disk_cost(cached.content)));
+            if pinned > bytes {
+                let pinned = crate::settings::units::show_size(pinned);
+                let what = format!("pinned files take {pinned}: unpin some first (see flashget cache list)");
+                return Err(ControlError::new(ErrorCode::Conflict, what));
+            }
+            cache.resize(bytes).map_err(ControlError::failed)
+        })
+        .await
     }
 }
 

@@ -2,8 +2,8 @@
 //! peers has them. Written beside the target under another name, taken up again after an interruption, and renamed when
 //! whole.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 
 use super::networks::Joined;
-use super::parts::{Writer, put_in_place, umask};
+use super::parts::{Writer, part_of, put_in_place, umask};
 use super::{Node, blocking};
 use crate::base::chunks::{CHUNK, chunk_count, chunk_len};
 use crate::base::ids::ContentId;
@@ -26,6 +26,8 @@ use crate::control::{ControlError, ErrorCode, OnEvent};
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(200);
+/// A file that nobody delivers may be given up after this at the earliest, however long others have been waited for.
+const MOMENT: Duration = Duration::from_secs(2);
 /// Small files that are fetched at once: their cost is the round trip.
 const SMALL_AT_ONCE: usize = 32;
 /// Chunks of one file that are loaded from this machine's disk at once.
@@ -47,7 +49,6 @@ struct Job {
 }
 
 /// What is shown of a run.
-#[derive(Default)]
 struct Tally {
     files: u64,
     bytes: u64,
@@ -55,6 +56,8 @@ struct Tally {
     bytes_done: Arc<AtomicU64>,
     /// Of what is done: bytes that were there before.
     had: AtomicU64,
+    /// When a peer last brought something.
+    moved: Mutex<Instant>,
 }
 
 impl Node {
@@ -68,7 +71,10 @@ impl Node {
         let tally = Arc::new(Tally {
             files: jobs.len() as u64,
             bytes: jobs.iter().fold(0, |sum: u64, job| sum.saturating_add(job.file.content.size)),
-            ..Tally::default()
+            files_done: AtomicU64::new(0),
+            bytes_done: Arc::default(),
+            had: AtomicU64::new(0),
+            moved: Mutex::new(began),
         });
         let (small, large): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.file.content.size <= CHUNK);
         let failures = Failures::default();
@@ -193,17 +199,19 @@ impl Node {
         let mut download = transfer.download(wanted);
         let mut ticks = tokio::time::interval(PROGRESS);
         let patience = self.settings.mount.timeout.0;
-        let mut last = Instant::now();
+        let began = Instant::now();
+        // One patience for all files: where nobody is there, each has a moment to begin with.
+        let given_up = || tally.moved.lock().elapsed() >= patience && began.elapsed() >= MOMENT;
         loop {
             tokio::select! {
                 chunk = download.next() => match chunk {
                     None => return Ok(()),
                     Some(Ok(chunk)) => {
                         self.refuse_locked()?;
-                        last = Instant::now();
+                        *tally.moved.lock() = Instant::now();
                         writer.write(chunk).await?;
                     }
-                    Some(Err(error)) if last.elapsed() >= patience => {
+                    Some(Err(error)) if given_up() => {
                         let name = job.path.shown();
                         let what = format!("{name}: {error}; run it again later, and it goes on from there");
                         return Err(ControlError::new(ErrorCode::Unreachable, what));
@@ -212,7 +220,7 @@ impl Node {
                     Some(Err(_)) => tokio::time::sleep(PROGRESS).await,
                 },
                 _ = ticks.tick() => {
-                    if last.elapsed() >= patience {
+                    if given_up() {
                         let what = format!("{}: no peer delivered for {} s; run it again later, and it goes on from there",
                             job.path.shown(), patience.as_secs());
                         return Err(ControlError::new(ErrorCode::Unreachable, what));
@@ -261,6 +269,12 @@ fn without_doubles(mut jobs: Vec<Job>) -> Result<Vec<Job>, ControlError> {
             false
         }
     });
+    // What is shared may be called as the part file of something else.
+    let parts: HashSet<PathBuf> = jobs.iter().map(|job| part_of(&job.target, job.file.content)).collect();
+    if let Some(job) = jobs.iter().find(|job| parts.contains(&job.target)) {
+        let path = job.path.shown();
+        clash.get_or_insert(format!("{path} is called as the part file of another one: get them one by one"));
+    }
     clash.map_or(Ok(jobs), |what| Err(ControlError::new(ErrorCode::Conflict, what)))
 }
 
@@ -273,7 +287,7 @@ impl Failures {
     /// written is.
     fn note(&self, result: Result<(), ControlError>) -> Result<(), ControlError> {
         match result {
-            Err(error) if matches!(error.code, ErrorCode::Unreachable | ErrorCode::Conflict) => {
+            Err(error) if matches!(error.code, ErrorCode::Unreachable | ErrorCode::Conflict | ErrorCode::Denied) => {
                 let mut failures = self.0.lock();
                 let count = failures.as_ref().map_or(0, |(_, count)| *count);
                 let first = failures.take().map_or(error, |(first, _)| first);

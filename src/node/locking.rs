@@ -15,8 +15,12 @@ impl Node {
     pub(super) async fn lock_vault(self: &Arc<Self>) -> Result<(), ControlError> {
         let node = Arc::clone(self);
         blocking(move || {
-            node.vault.lock().lock();
-            node.cache.lock();
+            {
+                // Both at once, as in `unlock_vault`.
+                let mut vault = node.vault.lock();
+                vault.lock();
+                node.cache.lock();
+            }
             let mounts = node.mounts.lock().clone();
             mounts.iter().for_each(|mounted| mounted.mount.forget_contents());
             tracing::info!("locked");

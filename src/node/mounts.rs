@@ -286,8 +286,8 @@ pub(super) fn is_dead(point: &Path) -> bool {
     let (tell, answer) = std::sync::mpsc::channel();
     let point = point.to_path_buf();
     std::thread::spawn(move || {
-        let dead = std::fs::metadata(&point)
-            .is_err_and(|error| error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()));
+        // Not stat(2): the kernel may still know the root's attributes, and answers that by itself.
+        let dead = rustix::fs::statvfs(&point).is_err_and(|errno| errno == rustix::io::Errno::NOTCONN);
         // Nobody may wait any more.
         let _ = tell.send(dead);
     });

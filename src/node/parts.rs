@@ -50,7 +50,12 @@ impl Node {
             }
         }
         if let Some(folder) = target.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(wrong)?;
+            std::fs::create_dir_all(folder).map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                    ControlError::new(ErrorCode::Conflict, format!("{} is not a folder", shown(folder)))
+                }
+                _ => wrong(error),
+            })?;
         }
         let part = part_of(target, content);
         let file = OpenOptions::new()
@@ -173,13 +178,20 @@ fn write_error(target: &Path, error: &io::Error) -> ControlError {
     ControlError::new(code_of(error), what)
 }
 
-/// `.NAME.flashget-part-0123456789ab`, the name cut to fit.
-fn part_of(target: &Path, content: ContentId) -> PathBuf {
+/// `.NAME.flashget-part-0123456789ab`; a name that is too long is cut, and ends with digits of its hash.
+pub(super) fn part_of(target: &Path, content: ContentId) -> PathBuf {
     let name = target.file_name().unwrap_or_default().as_bytes();
     let tag = content.root.short(12);
     let room = crate::base::limits::MAX_NAME - 1 - PART.len() - tag.len();
     let mut part = b".".to_vec();
-    part.extend_from_slice(&name[..name.len().min(room)]);
+    if name.len() <= room {
+        part.extend_from_slice(name);
+    } else {
+        // Others may begin as it does.
+        let whole = &blake3::hash(name).to_hex()[..12];
+        part.extend_from_slice(&name[..room - whole.len()]);
+        part.extend_from_slice(whole.as_bytes());
+    }
     part.extend_from_slice(PART.as_bytes());
     part.extend_from_slice(tag.as_bytes());
     target.with_file_name(std::ffi::OsString::from_vec(part))
@@ -215,6 +227,12 @@ pub(super) fn put_in_place(
     // Under its own name a file is whole, also after a power cut. Small ones are not worth a wait each.
     if view_file.content.size > CHUNK {
         file.sync_all().map_err(wrong)?;
+    }
+    // Whoever put another file there, by that name a peer's file may have come, must not have it passed off as this one.
+    let (written, there) = (file.metadata().map_err(wrong)?, std::fs::symlink_metadata(part).map_err(wrong)?);
+    if (written.dev(), written.ino()) != (there.dev(), there.ino()) {
+        let what = format!("{} was replaced while it was being written", shown(part));
+        return Err(ControlError::new(ErrorCode::Conflict, what));
     }
     std::fs::rename(part, target).map_err(wrong)
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,10 @@ macro_rules! from_redb {
 }
 from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError);
 
+/// How long a daemon that is ending may still have the database open.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// What is known of one file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Indexed {
@@ -86,9 +91,20 @@ fn content_key(content: ContentId) -> [u8; 40] {
 }
 
 impl Index {
-    /// Opens the database; one that is damaged is set aside and begun anew: everything in it can be hashed again.
+    /// Opens the database; one that is damaged is set aside and begun anew: everything in it can be hashed again. One that
+    /// a daemon which is ending still has open is waited for. Blocks.
     pub fn open(file: &Path, sealer: Arc<Sealer>) -> Result<Self, IndexError> {
-        let create = || Database::builder().set_cache_size(DB_CACHE).create(file);
+        let began = Instant::now();
+        let create = || {
+            loop {
+                match Database::builder().set_cache_size(DB_CACHE).create(file) {
+                    Err(redb::DatabaseError::DatabaseAlreadyOpen) if began.elapsed() < PATIENCE => {
+                        std::thread::sleep(LOOK_AGAIN);
+                    }
+                    opened => return opened,
+                }
+            }
+        };
         let database = match create() {
             Ok(database) => database,
             Err(
