@@ -265,7 +265,7 @@ fn systemd_is_told_when_a_service_is_ready_and_when_it_ends() {
     run(flashget().args(["network", "create", "lab"])).ok();
     let path = dir.path().join("notify");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    for (service, status) in [("daemon", "STATUS=node "), ("tracker", "STATUS=tracker for 1 networks ")] {
+    for (service, status) in [("daemon", "STATUS=node "), ("tracker", "STATUS=tracker for 1 network ")] {
         let log = dir.path().join(format!("{service}.log"));
         let mut running = common::process::Running::start(
             flashget().args([service, "--listen", "127.0.0.1:0"]).env("NOTIFY_SOCKET", &path),
