@@ -303,6 +303,13 @@ fn a_passphrase_is_changed_and_only_the_new_one_unlocks() {
     let key = node.home.join("new.key");
     node.ok(["--passphrase-file", &second, "passphrase", "change", "--new-keyfile", key.to_str().unwrap()]);
     node.ok(["--keyfile", key.to_str().unwrap(), "network", "list"]);
+    // The settings may name it, or the command line in their place.
+    node.run(["network", "list"]).refused(5, "wrong");
+    let given = format!("node.keyfile={}", key.to_str().unwrap());
+    node.ok(["--set", &given, "network", "list"]);
+    node.run(["--set", "node.keyfiles=1", "network", "list"]).refused(2, "keyfiles");
+    node.settings(&format!("node.keyfile = {:?}\n", key.to_str().unwrap()));
+    node.ok(["network", "list"]);
     fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     node.run(["--keyfile", key.to_str().unwrap(), "network", "list"]).refused(5, "chmod 600");
 }

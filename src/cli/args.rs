@@ -21,6 +21,9 @@ pub struct Args {
     /// Unlock the vault with this key file [default: key in the home]
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_file")]
     pub keyfile: Option<PathBuf>,
+    /// A value in place of the settings file's, such as cache.ram=64M; may be given several times
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

@@ -54,7 +54,7 @@ struct Context {
 impl Context {
     fn settings(&self) -> Result<Settings, ControlError> {
         let file = self.args.config.as_deref().unwrap_or_else(|| self.home.config_file());
-        Settings::load(file).map_err(ControlError::invalid)
+        Settings::load_with(file, &self.args.set).map_err(ControlError::invalid)
     }
 }
 

@@ -44,6 +44,11 @@ pub fn mount(context: &Context, args: &MountArgs) -> Result<(), ControlError> {
     }
     let request = Request::Mount { network, dir: absolute(dir)?, options: options.request.clone() };
     let running = match ask::connect(context)? {
+        Some(_) if !context.args.set.is_empty() => {
+            let what =
+                "a daemon is running already, and --set concerns all of it: run flashget stop first, or leave it out";
+            return Err(ControlError::new(ErrorCode::Conflict, what));
+        }
         Some(client) => ask_running(client, &request, &options.daemon)?,
         None => None,
     };
@@ -115,6 +120,9 @@ fn start_daemon(context: &Context, options: &DaemonOptions) -> Result<(Client, b
     }
     if let Some(config) = &context.args.config {
         command.arg("--config").arg(std::path::absolute(config).map_err(ControlError::failed)?);
+    }
+    for set in &context.args.set {
+        command.arg("--set").arg(set);
     }
     command.env_remove("FLASHGET_PASSPHRASE_FILE");
     match &unlock {

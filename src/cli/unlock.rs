@@ -26,7 +26,11 @@ pub fn unlock(context: &Context) -> Result<Unlock, ControlError> {
         let typed = rpassword::prompt_password("Passphrase of the vault: ").map_err(ControlError::failed)?;
         return Ok(Unlock::Passphrase(Zeroizing::new(typed)));
     }
-    Ok(Unlock::KeyFile(args.keyfile.clone().unwrap_or_else(|| context.home.key_file())))
+    let named = match &args.keyfile {
+        Some(file) => Some(file.clone()),
+        None => context.settings()?.node.keyfile,
+    };
+    Ok(Unlock::KeyFile(named.unwrap_or_else(|| context.home.key_file())))
 }
 
 /// What shall unlock the vault from now on: asks twice on the terminal where no file was given.

@@ -22,6 +22,9 @@ pub enum SettingsError {
     /// It is not what it should be; says where.
     #[error("{0}: {1}")]
     Parse(PathBuf, String),
+    /// A value that was given beside the file is not what it should be.
+    #[error("--set {0}: {1}")]
+    Given(String, String),
 }
 
 /// Everything that can be set. An empty file gives the defaults.
@@ -56,6 +59,8 @@ pub struct NodeSettings {
     pub peers: Vec<SocketAddr>,
     /// `HOST:PORT` of trackers to ask beside those of the networks' invites, for all networks of this node.
     pub trackers: Vec<String>,
+    /// What unlocks the vault, if not the key file in the home.
+    pub keyfile: Option<PathBuf>,
 }
 
 /// `[cache]`
@@ -136,7 +141,7 @@ impl LimitSettings {
 impl Default for NodeSettings {
     fn default() -> Self {
         let listen = SocketAddr::from(([0, 0, 0, 0], NODE_PORT));
-        Self { listen, advertise: None, name: None, peers: Vec::new(), trackers: Vec::new() }
+        Self { listen, advertise: None, name: None, peers: Vec::new(), trackers: Vec::new(), keyfile: None }
     }
 }
 
@@ -174,6 +179,30 @@ impl Settings {
         }
     }
 
+    /// The same, with values in place of the file's: each is `SECTION.KEY=VALUE`, with the value as in the file, or plain
+    /// text.
+    pub fn load_with(file: &Path, given: &[String]) -> Result<Self, SettingsError> {
+        let mut settings = Self::load(file)?;
+        for one in given {
+            settings = settings.with(one).map_err(|error| SettingsError::Given(one.clone(), error))?;
+        }
+        Ok(settings)
+    }
+
+    fn with(&self, given: &str) -> Result<Self, String> {
+        let parts = given.split_once('=').and_then(|(key, value)| Some((key.trim().split_once('.')?, value.trim())));
+        let ((section, key), value) = parts.ok_or("write SECTION.KEY=VALUE, such as cache.ram=64M")?;
+        let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
+            .ok()
+            .and_then(|mut table| table.remove("value"))
+            .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+        let mut all = toml::Table::try_from(self).map_err(|error| error.to_string())?;
+        let section = all.entry(section).or_insert_with(|| toml::Table::new().into());
+        let section = section.as_table_mut().ok_or("not a section")?;
+        section.insert(key.to_owned(), value);
+        all.try_into().map_err(|error: toml::de::Error| error.message().replace('\n', "; "))
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|error: toml::de::Error| {
             // In one line; the library's own text draws a picture.
@@ -201,6 +230,35 @@ mod tests {
     }
 
     #[test]
+    fn every_value_can_be_given_beside_the_file() {
+        let with = |given: &[&str]| {
+            let given: Vec<String> = given.iter().map(|one| (*one).to_owned()).collect();
+            Settings::load_with(Path::new("/nonexistent/config.toml"), &given)
+        };
+        let some =
+            with(&["cache.ram=64M", "mount.timeout = \"5s\"", "share.threads=3", "node.name=a b", "node.peers=[]"]);
+        let some = some.unwrap();
+        assert_eq!((some.cache.ram, some.mount.timeout.0), (Size(64 << 20), Duration::from_secs(5)));
+        assert_eq!((some.share.threads, some.node.name.as_deref()), (3, Some("a b")));
+        for (wrong, says) in
+            [("cache.rams=3", "rams"), ("ram=3", "SECTION.KEY"), ("mount.timeout=soon", "soon"), ("x.y=1", "x")]
+        {
+            let error = with(&[wrong]).unwrap_err().to_string();
+            assert!(error.contains(wrong) && error.contains(says) && !error.contains('\n'), "{error}");
+        }
+        // Every one of them: what is the default may be said.
+        for (section, values) in &toml::Table::try_from(Settings::default()).unwrap() {
+            for (key, value) in values.as_table().unwrap() {
+                assert_eq!(
+                    with(&[&format!("{section}.{key}={value}")]).unwrap(),
+                    Settings::default(),
+                    "{section}.{key}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn the_file_that_is_installed_has_every_setting_with_its_default() {
         let installed = include_str!("../../dist/config.toml");
         assert_eq!(Settings::parse(installed).unwrap(), Settings::default());
@@ -222,7 +280,8 @@ mod tests {
         // `given` leaves out what is None: no key of the file may be, so none of the settings is missing in it.
         assert_eq!((keys, differ), (counts.len(), examples), "{given}");
         let Settings { node, cache, limits, .. } = all;
-        assert!(node.advertise.is_some() && node.name.is_some() && cache.dir.is_some() && cache.disk.is_some());
+        assert!(node.advertise.is_some() && node.name.is_some() && node.keyfile.is_some());
+        assert!(cache.dir.is_some() && cache.disk.is_some());
         assert!(limits.upload.is_some() && limits.download.is_some() && limits.upload_slots.is_some());
     }
 
