@@ -110,7 +110,7 @@ impl Cache {
         }
         let pins = if pinned_too { HashSet::new() } else { self.inner.pins.all() };
         for (number, ..) in self.inner.packs.list() {
-            let freed = self.inner.packs.repack(number, &pins)?;
+            let freed = self.inner.packs.repack(number, &pins, 1)?;
             self.inner.freed(freed);
             bytes += freed;
         }

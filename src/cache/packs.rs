@@ -39,6 +39,13 @@ struct Spot {
     identity: u16,
 }
 
+impl Spot {
+    /// Bytes of the whole item.
+    fn item_len(self) -> u64 {
+        ITEM_HEAD as u64 + u64::from(self.identity) + u64::from(self.len)
+    }
+}
+
 struct Pack {
     len: u64,
     used: SystemTime,
@@ -211,20 +218,25 @@ impl Packs {
         Ok(())
     }
 
-    /// Moves what of a pack is in `keep` to another one, as it is, and removes the pack. Returns by how much the disk is
-    /// less full now.
-    pub fn repack(&self, number: u32, keep: &HashSet<ContentId>) -> io::Result<u64> {
+    /// Moves what of a pack is in `keep` to another one, as it is, and removes the pack; unless that would free less than
+    /// `least` bytes. Returns by how much the disk is less full now.
+    pub fn repack(&self, number: u32, keep: &HashSet<ContentId>, least: u64) -> io::Result<u64> {
         let moving: Vec<(ContentId, Spot)> = {
             let mut inner = self.inner.lock();
+            let here = inner.spots.iter().filter(|(content, spot)| spot.pack == number && keep.contains(content));
+            let here: Vec<(ContentId, Spot)> = here.map(|(content, spot)| (*content, *spot)).collect();
+            let kept: u64 = here.iter().map(|(_, spot)| spot.item_len()).sum();
+            if inner.packs.get(&number).is_none_or(|pack| pack.len < kept + least) {
+                return Ok(0);
+            }
             // Nothing is added to it any more.
             inner.open.take_if(|(open, _)| *open == number);
-            let here = inner.spots.iter().filter(|(content, spot)| spot.pack == number && keep.contains(content));
-            here.map(|(content, spot)| (*content, *spot)).collect()
+            here
         };
         let file = File::open(self.path(number))?;
         let mut moved = 0;
         for (content, spot) in moving {
-            let mut item = vec![0; ITEM_HEAD + usize::from(spot.identity) + spot.len as usize];
+            let mut item = vec![0; spot.item_len() as usize];
             file.read_exact_at(&mut item, spot.at - u64::from(spot.identity) - ITEM_HEAD as u64)?;
             self.append(content, &item, spot.identity, spot.len)?;
             moved += item.len() as u64;

@@ -33,6 +33,8 @@ const QUEUE: usize = 128 << 20;
 const DISK_PART: u64 = 10;
 /// ...and at most this.
 const DISK_MOST: u64 = 20 << 30;
+/// Pinned small files are moved out of a pack only if that frees so many bytes: others wait until more of it is dead.
+const REPACKED: u64 = 1 << 20;
 /// After an error of the disk, writing pauses for this long.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -447,7 +449,7 @@ impl Inner {
             }
             let freed = match unit {
                 Unit::Large(content) => self.large.remove(content)?,
-                Unit::Pack(number) if shared_packs.contains(&number) => self.packs.repack(number, &pins)?,
+                Unit::Pack(number) if shared_packs.contains(&number) => self.packs.repack(number, &pins, REPACKED)?,
                 Unit::Pack(number) => self.packs.remove(number)?,
             };
             self.freed(freed);
