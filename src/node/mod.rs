@@ -93,6 +93,8 @@ pub struct Node {
     list: Mutex<ShareList>,
     networks: Arc<Networks>,
     mounts: Mutex<Vec<Arc<Mounted>>>,
+    /// Where they are written down; locked for as long as that takes.
+    mounts_file: Mutex<PathBuf>,
     /// Mounts that are being made.
     mounting: AtomicUsize,
     /// A mount has come up, or a share was added: somebody wanted this daemon.
@@ -178,6 +180,7 @@ impl Node {
             &runtime,
         );
         service.serve_from(uploads);
+        let mounts_file = Mutex::new(home.state_dir().join("mounts"));
         let node = Arc::new(Self {
             home,
             settings,
@@ -195,6 +198,7 @@ impl Node {
             list: Mutex::new(list),
             networks,
             mounts: Mutex::default(),
+            mounts_file,
             mounting: AtomicUsize::new(0),
             wanted: AtomicBool::new(false),
             // A daemon that a mount starts is there for that mount.

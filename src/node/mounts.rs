@@ -132,23 +132,18 @@ impl Node {
         self.mounts.lock().push(Arc::clone(&mounted));
         self.wanted.store(true, Ordering::Release);
         let node = Arc::clone(self);
-        blocking(move || {
-            node.save_mounts();
-            Ok(())
-        })
-        .await?;
-        let node = Arc::clone(self);
+        // Before anything is waited for: whoever asked may go away, and the mount's end must be seen all the same.
         self.runtime.spawn(async move {
             // It may be unmounted by anybody.
             let _ = ended.wait_for(|ended| *ended).await;
             node.mounts.lock().retain(|other| !Arc::ptr_eq(other, &mounted));
             tracing::info!("a mount has ended");
-            let saver = Arc::clone(&node);
-            let _ = tokio::task::spawn_blocking(move || saver.save_mounts()).await;
+            node.note_mounts().await;
             node.end_if_idle();
             // Dropping it joins what is left of it, which may block.
             let _ = tokio::task::spawn_blocking(move || drop(mounted)).await;
         });
+        self.note_mounts().await;
         Ok(report)
     }
 

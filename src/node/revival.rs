@@ -1,7 +1,6 @@
 //! Mounts that a daemon had when it was killed are dead: nobody answers for them. The list of them is kept while the
 //! daemon runs, and one that is started in its place (by systemd, say) makes them anew.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -27,12 +26,17 @@ struct Had {
 }
 
 impl Node {
-    fn mounts_file(&self) -> PathBuf {
-        self.home.state_dir().join("mounts")
+    /// [`Node::save_mounts`], off tokio's workers.
+    pub(super) async fn note_mounts(self: &Arc<Self>) {
+        let node = Arc::clone(self);
+        // A failure is in the log.
+        let _ = tokio::task::spawn_blocking(move || node.save_mounts()).await;
     }
 
     /// Writes down which mounts there are. Blocks on the disk. A failure costs no more than a mount that stays dead.
     pub(super) fn save_mounts(&self) {
+        // One after the other, each with what there is by then.
+        let file = self.mounts_file.lock();
         let mounts = self.mounts.lock().clone();
         let had = |mounted: &Arc<Mounted>| Had {
             network: mounted.joined.membership.name().to_owned(),
@@ -41,14 +45,14 @@ impl Node {
         };
         let had: Vec<Had> = mounts.iter().map(had).collect();
         let saved = if had.is_empty() {
-            match std::fs::remove_file(self.mounts_file()) {
+            match std::fs::remove_file(&*file) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
             }
         } else {
             let plain = rmp_serde::to_vec_named(&had).map_err(std::io::Error::other);
             let sealed = plain.and_then(|plain| self.sealer.seal(PURPOSE, &[], &plain).map_err(std::io::Error::other));
-            sealed.and_then(|sealed| write_in_place(&self.mounts_file(), &[&sealed]))
+            sealed.and_then(|sealed| write_in_place(&file, &[&sealed]))
         };
         if let Err(error) = saved {
             tracing::warn!(%error, "the list of mounts can't be saved: after a crash they stay dead");
@@ -60,7 +64,7 @@ impl Node {
         let node = Arc::clone(&self);
         let dead = blocking(move || {
             let read = || {
-                let plain = node.sealer.open(PURPOSE, &[], &std::fs::read(node.mounts_file()).ok()?).ok()?;
+                let plain = node.sealer.open(PURPOSE, &[], &std::fs::read(&*node.mounts_file.lock()).ok()?).ok()?;
                 rmp_serde::from_slice::<Vec<Had>>(&plain).ok()
             };
             let there = flashget_mounts();
