@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::chunks::CHUNK;
+
 /// A 32-byte value that is not what it should be: the text form did not parse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected 64 hexadecimal digits")]
@@ -109,6 +111,13 @@ pub struct ContentId {
     pub root: Root,
     /// Bytes. Trusted only once the last chunk has been verified: the tree proves no length.
     pub size: u64,
+}
+
+impl ContentId {
+    /// True for at most one chunk: it is proved by its root alone, and comes whole with the opening.
+    pub fn is_small(&self) -> bool {
+        self.size <= CHUNK
+    }
 }
 
 #[cfg(test)]

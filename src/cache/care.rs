@@ -38,6 +38,17 @@ pub struct Checked {
     pub damaged: u64,
 }
 
+/// Bytes that `contents` take on disk when they are whole.
+pub fn disk_cost<'a>(contents: impl IntoIterator<Item = &'a ContentId>) -> u64 {
+    let cost = |content: &ContentId| match chunk_count(content.size) {
+        0 => 0,
+        // With its identity, sealed.
+        1 => content.size + PAGE,
+        chunks => Layout::new(content.size).chunk_at(chunks),
+    };
+    contents.into_iter().fold(0, |sum, content| sum.saturating_add(cost(content)))
+}
+
 impl Cache {
     /// Everything that is kept or pinned, what was used longest ago first.
     pub fn list(&self) -> Vec<Cached> {
@@ -61,14 +72,9 @@ impl Cache {
         self.inner.pins.set(contents, pinned)
     }
 
-    /// Bytes that a content takes on disk when it is whole.
-    pub fn disk_cost(content: ContentId) -> u64 {
-        match chunk_count(content.size) {
-            0 => 0,
-            // With its identity, sealed.
-            1 => content.size + PAGE,
-            chunks => Layout::new(content.size).chunk_at(chunks),
-        }
+    /// Everything that is pinned.
+    pub fn pinned(&self) -> HashSet<ContentId> {
+        self.inner.pins.all()
     }
 
     /// True if it is never evicted.
@@ -82,7 +88,7 @@ impl Cache {
         // What waits to be written would come back.
         self.flush();
         let held = self.held(content);
-        let freed = if chunk_count(content.size) <= 1 {
+        let freed = if content.is_small() {
             self.inner.packs.erase(content)?.then_some(0)
         } else {
             let freed = self.inner.large.remove(content)?;
@@ -94,21 +100,20 @@ impl Cache {
         Ok(freed)
     }
 
-    /// Lets go of everything, or of what is not pinned; returns how many contents and bytes that were. Blocks.
-    pub fn clear(&self, pinned_too: bool) -> io::Result<(u64, u64)> {
+    /// Lets go of everything that is not pinned; returns how many contents and bytes that were. Blocks.
+    pub fn clear(&self) -> io::Result<(u64, u64)> {
         self.flush();
         self.ram.invalidate_all();
         let (mut contents, mut bytes) = (0, 0);
-        let keeps = |content: &ContentId| !pinned_too && self.inner.pins.contains(*content);
-        for cached in self.list().into_iter().filter(|cached| cached.chunks > 0 && !keeps(&cached.content)) {
+        for cached in self.list().into_iter().filter(|cached| cached.chunks > 0 && !self.is_pinned(cached.content)) {
             contents += 1;
-            if chunk_count(cached.content.size) > 1 {
+            if !cached.content.is_small() {
                 let freed = self.inner.large.remove(cached.content)?;
                 self.inner.freed(freed);
                 bytes += freed;
             }
         }
-        let pins = if pinned_too { HashSet::new() } else { self.inner.pins.all() };
+        let pins = self.pinned();
         for (number, ..) in self.inner.packs.list() {
             let freed = self.inner.packs.repack(number, &pins, 1)?;
             self.inner.freed(freed);
@@ -125,12 +130,7 @@ impl Cache {
         let mut checked = Checked::default();
         for cached in self.list() {
             for index in self.held(cached.content).iter() {
-                let record = if chunk_count(cached.content.size) <= 1 {
-                    self.inner.packs.read(cached.content)?
-                } else {
-                    self.inner.large.chunk(cached.content, index)?
-                };
-                match record {
+                match self.inner.record(cached.content, index)? {
                     Record::Plain(bytes) => {
                         checked.records += 1;
                         checked.bytes += bytes.len() as u64;
@@ -152,7 +152,7 @@ impl Cache {
     /// Changes how much it may take on disk, and evicts what does not fit any more. Blocks.
     pub fn resize(&self, limit: u64) -> io::Result<()> {
         self.inner.set_limit(limit);
-        self.inner.make_room(0, None).map(drop)
+        self.make_room()
     }
 
     /// The chunks that can be served: those with a sealed record, none while it is locked.

@@ -15,7 +15,6 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use super::large::Record;
-use crate::base::chunks::CHUNK;
 use crate::base::ids::ContentId;
 use crate::vault::block::{HEADER, TAG};
 use crate::vault::content_lock::ContentLock;
@@ -131,7 +130,7 @@ impl Packs {
             let sealed = &head[ITEM_HEAD..ITEM_HEAD + identity];
             if let Ok(plain) = self.sealer.open(PURPOSE, &[], sealed)
                 && let Ok(content) = rmp_serde::from_slice::<ContentId>(&plain)
-                && content.size <= CHUNK
+                && content.is_small()
             {
                 let at = at + (ITEM_HEAD + identity) as u64;
                 let record = len - 2 - identity as u64;
@@ -218,21 +217,24 @@ impl Packs {
         Ok(())
     }
 
-    /// Moves what of a pack is in `keep` to another one, as it is, and removes the pack; unless that would free less than
-    /// `least` bytes. Returns by how much the disk is less full now.
+    /// Removes a pack; what of it is in `keep` is moved to another one before, as it is, unless that would free less than
+    /// `least` bytes: then all stays. Returns by how much the disk is less full now.
     pub fn repack(&self, number: u32, keep: &HashSet<ContentId>, least: u64) -> io::Result<u64> {
         let moving: Vec<(ContentId, Spot)> = {
             let mut inner = self.inner.lock();
             let here = inner.spots.iter().filter(|(content, spot)| spot.pack == number && keep.contains(content));
             let here: Vec<(ContentId, Spot)> = here.map(|(content, spot)| (*content, *spot)).collect();
             let kept: u64 = here.iter().map(|(_, spot)| spot.item_len()).sum();
-            if inner.packs.get(&number).is_none_or(|pack| pack.len < kept + least) {
+            if kept > 0 && inner.packs.get(&number).is_none_or(|pack| pack.len < kept + least) {
                 return Ok(0);
             }
             // Nothing is added to it any more.
             inner.open.take_if(|(open, _)| *open == number);
             here
         };
+        if moving.is_empty() {
+            return self.remove(number);
+        }
         let file = File::open(self.path(number))?;
         let mut moved = 0;
         for (content, spot) in moving {
@@ -266,12 +268,6 @@ impl Packs {
         let inner = self.inner.lock();
         let used = |spot: &Spot| inner.packs.get(&spot.pack).map_or(SystemTime::UNIX_EPOCH, |pack| pack.used);
         inner.spots.iter().map(|(content, spot)| (*content, u64::from(spot.len), used(spot))).collect()
-    }
-
-    /// The packs in which any of `contents` lies.
-    pub fn packs_of<'a>(&self, contents: impl Iterator<Item = &'a ContentId>) -> HashSet<u32> {
-        let inner = self.inner.lock();
-        contents.filter_map(|content| inner.spots.get(content)).map(|spot| spot.pack).collect()
     }
 
     /// Forgets a content: its item is overwritten where it lies, and the pack stays as large as it was. False if there was

@@ -204,7 +204,7 @@ impl Cache {
 
     /// Keeps what proves a file. Never blocks.
     pub fn put_proof(&self, proof: &Proof) {
-        if self.inner.limit() > 0 && !self.is_locked() && chunk_count(proof.content().size) > 1 {
+        if self.inner.limit() > 0 && !self.is_locked() && !proof.content().is_small() {
             // A proof that is dropped is asked of a source again.
             let _ = self.inner.queue.offer(Job::Proof(Box::new(proof.clone())), 32 * proof.groups().len());
         }
@@ -212,7 +212,7 @@ impl Cache {
 
     /// True if there is a sealed record of the chunk.
     pub fn has(&self, content: ContentId, index: u64) -> bool {
-        if chunk_count(content.size) <= 1 {
+        if content.is_small() {
             return self.inner.packs.has(content);
         }
         self.inner.large.with(content, |kept| kept.present.contains(index)).unwrap_or(false)
@@ -220,12 +220,7 @@ impl Cache {
 
     /// Reads and opens the sealed record of a chunk; the plaintext stays in RAM for a while. Blocks on the disk.
     pub fn load(&self, content: ContentId, index: u64) -> Option<VerifiedChunk> {
-        let record = if chunk_count(content.size) <= 1 {
-            self.inner.packs.read(content)
-        } else {
-            self.inner.large.chunk(content, index)
-        };
-        match record {
+        match self.inner.record(content, index) {
             Ok(Record::Plain(bytes)) => {
                 let chunk = VerifiedChunk::from_sealed(content, index, bytes)?;
                 self.inner.counters.loads.fetch_add(1, Ordering::Relaxed);
@@ -252,7 +247,7 @@ impl Cache {
     /// Which of `chunks` are neither in RAM nor on disk.
     pub fn missing(&self, content: ContentId, chunks: std::ops::Range<u64>) -> Ranges {
         let mut missing = Ranges::of(chunks);
-        if chunk_count(content.size) <= 1 {
+        if content.is_small() {
             return if self.inner.packs.has(content) { Ranges::new() } else { missing };
         }
         self.inner.large.with(content, |kept| missing.subtract(&kept.present));
@@ -261,7 +256,7 @@ impl Cache {
 
     /// The chunks with a sealed record.
     pub fn held(&self, content: ContentId) -> Ranges {
-        if chunk_count(content.size) <= 1 {
+        if content.is_small() {
             return if self.inner.packs.has(content) { Ranges::of(0..1) } else { Ranges::new() };
         }
         self.inner.large.with(content, |kept| kept.present.clone()).unwrap_or_default()
@@ -284,7 +279,7 @@ impl Cache {
     /// The groups' hashes of a file and, where they are known, the chunk hashes of each group in `groups`. Blocks on
     /// the disk.
     pub fn load_proof(&self, content: ContentId, groups: std::ops::Range<u64>) -> Option<Proof> {
-        if chunk_count(content.size) <= 1 {
+        if content.is_small() {
             let root = crate::base::ids::SubtreeHash(content.root.0);
             return Proof::new(content, if content.size == 0 { Vec::new() } else { vec![root] }).ok();
         }
@@ -347,6 +342,11 @@ impl Inner {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
+    /// Reads and opens a record.
+    pub fn record(&self, content: ContentId, index: u64) -> io::Result<Record> {
+        if content.is_small() { self.packs.read(content) } else { self.large.chunk(content, index) }
+    }
+
     /// So many bytes are no longer on disk.
     pub fn freed(&self, bytes: u64) {
         let less = |used: u64| Some(used.saturating_sub(bytes));
@@ -381,7 +381,7 @@ impl Inner {
 
     fn write_chunk(&self, chunk: &VerifiedChunk, buffer: &mut Vec<u8>) -> io::Result<()> {
         let (content, index) = (chunk.content(), chunk.index());
-        let small = chunk_count(content.size) <= 1;
+        let small = content.is_small();
         // With the first page of a file that is begun.
         if !self.make_room(SLOT + PAGE, Some(content))? {
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
@@ -435,7 +435,6 @@ impl Inner {
         }
         let _one = self.evicting.lock();
         let pins = self.pins.all();
-        let shared_packs = self.packs.packs_of(pins.iter());
         let mut units: Vec<(SystemTime, Unit)> = Vec::new();
         let large = self.large.list().into_iter().filter(|unit| Some(unit.0) != content && !pins.contains(&unit.0));
         units.extend(large.map(|unit| (unit.3, Unit::Large(unit.0))));
@@ -449,9 +448,11 @@ impl Inner {
             }
             let freed = match unit {
                 Unit::Large(content) => self.large.remove(content)?,
-                Unit::Pack(number) if shared_packs.contains(&number) => self.packs.repack(number, &pins, REPACKED)?,
-                Unit::Pack(number) => self.packs.remove(number)?,
+                Unit::Pack(number) => self.packs.repack(number, &pins, REPACKED)?,
             };
+            if freed == 0 {
+                continue;
+            }
             self.freed(freed);
             self.counters.evicted.fetch_add(1, Ordering::Relaxed);
             self.tell();

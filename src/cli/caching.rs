@@ -109,7 +109,7 @@ pub fn cached(all: &[CachedReport]) -> String {
             show_size(one.size),
             format!("{} %", one.cached_percent),
             show_size(one.disk_bytes),
-            if one.cached_percent > 0 { show_time(one.used) } else { "-".into() },
+            if one.disk_bytes > 0 { show_time(one.used) } else { "-".into() },
             if one.pinned { "pinned".into() } else { String::new() },
         ]);
     }

@@ -60,7 +60,7 @@ fn room_for(request: &Request) -> usize {
         Request::Chunk { .. } => CHUNK,
         Request::Catalog(_) | Request::Versions(_) | Request::Announce(_) => CATALOG_PART as u64,
         // A small file comes with its opening; a large one has its first level of hashes, and the first group's.
-        Request::Open(content) if content.size <= CHUNK => content.size,
+        Request::Open(content) if content.is_small() => content.size,
         Request::Open(content) => (group_count(content.size) + GROUP_CHUNKS).saturating_mul(HASH),
         Request::Ping | Request::Group { .. } => 0,
     };

@@ -4,16 +4,18 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::looking::{first_places, percent};
 use super::networks::Joined;
 use super::{Node, blocking};
 use crate::base::chunks::chunk_count;
 use crate::base::ids::ContentId;
 use crate::base::ranges::Ranges;
-use crate::cache::Cache;
-use crate::catalog::tree::{TREE_ROOT, ViewKind};
+use crate::cache::care::{Cached, Checked, disk_cost};
+use crate::catalog::tree::ViewKind;
 use crate::control::report::{CachedReport, CheckedReport, Event, GetProgress, KeptReport};
 use crate::control::text::PathText;
 use crate::control::{ControlError, ErrorCode, OnEvent};
+use crate::settings::units::show_size;
 
 /// Chunks that are fetched between two looks at whether the disk has kept up with them.
 const STEP: u64 = 64;
@@ -40,27 +42,24 @@ impl Node {
         let node = Arc::clone(self);
         blocking(move || {
             let cached = node.cache.list();
-            let mut places: HashMap<ContentId, Option<(PathText, String)>> =
-                cached.iter().map(|one| (one.content, None)).collect();
+            let mut places: HashMap<ContentId, (PathText, String)> = HashMap::new();
             for joined in node.networks.all() {
                 let view = joined.view();
-                for (index, file) in view.files(TREE_ROOT) {
-                    if let Some(place) = places.get_mut(&file.content)
-                        && place.is_none()
-                        && let Some(path) = view.path(index)
-                    {
-                        *place = Some((path.as_bytes().into(), joined.membership.name().to_owned()));
+                for (content, index) in first_places(&view, cached.iter().map(|one| one.content)) {
+                    if let Some(path) = view.path(index) {
+                        let place = || (path.as_bytes().into(), joined.membership.name().to_owned());
+                        places.entry(content).or_insert_with(place);
                     }
                 }
             }
-            let report = |one: crate::cache::care::Cached| {
-                let (path, network) = places.get(&one.content).cloned().flatten().unzip();
+            let report = |one: Cached| {
+                let (path, network) = places.get(&one.content).cloned().unzip();
                 CachedReport {
                     path,
                     network,
                     root: one.content.root,
                     size: one.content.size,
-                    cached_percent: (one.chunks * 100 / chunk_count(one.content.size).max(1)).min(100) as u8,
+                    cached_percent: percent(one.content, one.chunks),
                     disk_bytes: one.bytes,
                     used: one.used.into(),
                     pinned: one.pinned,
@@ -160,14 +159,13 @@ impl Node {
     /// What could never be on disk at once is refused before anything is fetched.
     fn refuse_too_much(&self, chosen: &[Chosen]) -> Result<(), ControlError> {
         let limit = self.cache.stats().disk_limit;
-        let new: HashSet<ContentId> = chosen.iter().map(|one| one.content).collect();
-        let pinned = self.cache.list().into_iter().filter(|cached| cached.pinned).map(|cached| cached.content);
-        let all: HashSet<ContentId> = pinned.chain(new).collect();
-        let bytes = all.iter().fold(0u64, |sum, content| sum.saturating_add(Cache::disk_cost(*content)));
+        let mut all = self.cache.pinned();
+        all.extend(chosen.iter().map(|one| one.content));
+        let bytes = disk_cost(&all);
         if bytes <= limit {
             return Ok(());
         }
-        let (bytes, limit) = (crate::settings::units::show_size(bytes), crate::settings::units::show_size(limit));
+        let (bytes, limit) = (show_size(bytes), show_size(limit));
         let what =
             format!("pinned files would take {bytes}, and the cache may take {limit}: see flashget cache resize");
         Err(ControlError::new(ErrorCode::Conflict, what))
@@ -283,10 +281,10 @@ impl Node {
         let cache = Arc::clone(&self.cache);
         blocking(move || {
             if pinned {
-                let pins = cache.list().into_iter().filter(|cached| cached.pinned).map(|cached| cached.content);
-                cache.set_pinned(&pins.collect::<Vec<_>>(), false).map_err(not_saved)?;
+                let pins: Vec<ContentId> = cache.pinned().into_iter().collect();
+                cache.set_pinned(&pins, false).map_err(not_saved)?;
             }
-            let (files, bytes) = cache.clear(pinned).map_err(ControlError::failed)?;
+            let (files, bytes) = cache.clear().map_err(ControlError::failed)?;
             Ok(KeptReport { files, bytes })
         })
         .await
@@ -298,7 +296,7 @@ impl Node {
         let (tell, mut told) = tokio::sync::watch::channel(CheckedReport::default());
         let cache = Arc::clone(&self.cache);
         let disk_bytes = cache.stats().disk_bytes;
-        let report = move |checked: &crate::cache::care::Checked| CheckedReport {
+        let report = move |checked: &Checked| CheckedReport {
             records: checked.records,
             bytes: checked.bytes,
             damaged: checked.damaged,
@@ -327,10 +325,9 @@ impl Node {
     pub(super) async fn cache_resize(self: &Arc<Self>, bytes: u64) -> Result<(), ControlError> {
         let cache = Arc::clone(&self.cache);
         blocking(move || {
-            let pinned = cache.list().into_iter().filter(|cached| cached.pinned);
-            let pinned = pinned.fold(0u64, |sum, cached| sum.saturating_add(Cache::disk_cost(cached.content)));
+            let pinned = disk_cost(&cache.pinned());
             if pinned > bytes {
-                let pinned = crate::settings::units::show_size(pinned);
+                let pinned = show_size(pinned);
                 let what = format!("pinned files take {pinned}: unpin some first (see flashget cache list)");
                 return Err(ControlError::new(ErrorCode::Conflict, what));
             }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::networks::Joined;
 use super::parts::{Writer, part_of, put_in_place, umask};
 use super::{Node, blocking};
-use crate::base::chunks::{CHUNK, chunk_count, chunk_len};
+use crate::base::chunks::{chunk_count, chunk_len};
 use crate::base::ids::ContentId;
 use crate::base::ranges::Ranges;
 use crate::catalog::tree::{TreeIndex, ViewFile, ViewKind, ViewTree};
@@ -76,7 +76,7 @@ impl Node {
             had: AtomicU64::new(0),
             moved: Mutex::new(began),
         });
-        let (small, large): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.file.content.size <= CHUNK);
+        let (small, large): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.file.content.is_small());
         let failures = Failures::default();
         for job in &large {
             failures.note(self.get_one(job, &tally, on_event).await)?;

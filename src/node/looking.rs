@@ -117,10 +117,7 @@ impl Node {
     }
 
     pub(super) fn cached_percent(&self, content: ContentId) -> u8 {
-        match chunk_count(content.size) {
-            0 => 100,
-            chunks => (self.cache.held(content).len().saturating_mul(100) / chunks).min(100) as u8,
-        }
+        percent(content, self.cache.held(content).len())
     }
 
     fn entry(&self, view: &ViewTree, index: TreeIndex) -> EntryReport {
@@ -193,17 +190,9 @@ impl Node {
         for joined in self.networks.all() {
             let reports = joined.swarm.reports();
             let view = joined.view();
-            let mut paths: HashMap<ContentId, Option<TreeIndex>> =
-                reports.iter().map(|report| (report.content, None)).collect();
-            if !paths.is_empty() {
-                for (index, file) in view.files(TREE_ROOT) {
-                    if let Some(place) = paths.get_mut(&file.content) {
-                        place.get_or_insert(index);
-                    }
-                }
-            }
+            let places = first_places(&view, reports.iter().map(|report| report.content));
             transfers.extend(reports.into_iter().map(|transfer| {
-                let index = paths.get(&transfer.content).copied().flatten();
+                let index = places.get(&transfer.content).copied();
                 NamedTransfer {
                     network: joined.membership.name().to_owned(),
                     path: index.and_then(|index| view.path(index)).map(|path| path.as_bytes().into()),
@@ -245,4 +234,28 @@ impl Node {
         }
         LimitsReport { upload: limits.rate, download: self.service.download.rate(), upload_slots: limits.slots }
     }
+}
+
+/// How much of a content so many chunks are.
+pub(super) fn percent(content: ContentId, chunks: u64) -> u8 {
+    match chunk_count(content.size) {
+        0 => 100,
+        all => (chunks.saturating_mul(100) / all).min(100) as u8,
+    }
+}
+
+/// Where in a view each of `contents` is first; nothing of those that are not in it.
+pub(super) fn first_places(
+    view: &ViewTree,
+    contents: impl Iterator<Item = ContentId>,
+) -> HashMap<ContentId, TreeIndex> {
+    let mut places: HashMap<ContentId, Option<TreeIndex>> = contents.map(|content| (content, None)).collect();
+    if !places.is_empty() {
+        for (index, file) in view.files(TREE_ROOT) {
+            if let Some(place) = places.get_mut(&file.content) {
+                place.get_or_insert(index);
+            }
+        }
+    }
+    places.into_iter().filter_map(|(content, index)| Some((content, index?))).collect()
 }

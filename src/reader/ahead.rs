@@ -7,7 +7,6 @@ use tokio::runtime::Handle as Runtime;
 use tokio::sync::Semaphore;
 
 use super::handle::Origins;
-use crate::base::chunks::CHUNK;
 use crate::base::ids::ContentId;
 
 /// Files that are fetched at once. Some round trips' worth on a fast link; a slow one has its queue at the source.
@@ -33,7 +32,7 @@ impl Ahead {
         for &content in contents {
             let Origins { network, cache, own, swarm, .. } = &self.origins;
             let wanted = content.size > 0
-                && content.size <= CHUNK
+                && content.is_small()
                 && !cache.is_locked()
                 && !cache.has(content, 0)
                 && cache.ram_get(content, 0).is_none()

@@ -185,7 +185,7 @@ impl Index {
 
     /// The chunk hashes of a content that was indexed.
     pub fn manifest(&self, content: ContentId) -> Result<Option<Manifest>, IndexError> {
-        if chunk_count(content.size) <= 1 {
+        if content.is_small() {
             let hashes = (0..chunk_count(content.size)).map(|_| SubtreeHash(content.root.0)).collect();
             return Ok(Manifest::new(content.size, hashes).ok());
         }

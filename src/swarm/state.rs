@@ -275,7 +275,7 @@ impl State {
 
     /// Comes whole with the opening.
     pub fn is_small(&self) -> bool {
-        chunk_count(self.content.size) <= 1
+        self.content.is_small()
     }
 
     /// A source of a small file, to be opened when its turn comes. `held`: as of [`State::add`].
@@ -352,7 +352,7 @@ impl State {
         part.name = link.name().to_owned();
         part.downloader = held.is_some();
         // The handshake brings a file of one chunk with it.
-        let slot = (part.downloader || chunk_count(self.content.size) > 1).then(|| {
+        let slot = (part.downloader || !self.is_small()).then(|| {
             if part.downloader {
                 self.planner.scatter();
             }

@@ -316,7 +316,7 @@ impl Transfer {
     fn open(self: &Arc<Self>, link: Arc<dyn PeerLink>) {
         let transfer = Arc::clone(self);
         let node = link.node();
-        let small = (chunk_count(self.content.size) <= 1).then(|| self.around.opens(node, self.content.size));
+        let small = self.content.is_small().then(|| self.around.opens(node, self.content.size));
         self.around.runtime.spawn(async move {
             let answer = tokio::time::timeout(CONTROL_DEADLINE, link.request(Request::Open(transfer.content))).await;
             drop(small);
