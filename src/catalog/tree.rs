@@ -122,6 +122,25 @@ impl ViewTree {
         (0..).map(TreeIndex).zip(&self.entries)
     }
 
+    /// The files among the entries at these places of the arena: those that come one after the other in a walk.
+    pub fn files_at(&self, places: std::ops::Range<usize>) -> impl Iterator<Item = &ViewFile> {
+        let end = places.end.min(self.entries.len());
+        self.entries[places.start.min(end)..end].iter().filter_map(|entry| match &entry.kind {
+            ViewKind::File(file) => Some(file),
+            ViewKind::Folder(_) => None,
+        })
+    }
+
+    /// The entries of a folder with their names, sorted by them; nothing for a file.
+    pub fn named_children(&self, folder: TreeIndex) -> impl Iterator<Item = (&[u8], TreeIndex)> {
+        self.children(folder).iter().map(|&index| (self.name(index), index))
+    }
+
+    /// The name of an entry; empty for the root.
+    fn name(&self, index: TreeIndex) -> &[u8] {
+        self.entry(index).name.as_ref().map_or(&b""[..], ValidName::as_bytes)
+    }
+
     /// The entries of a folder, sorted by name; nothing for a file.
     pub fn children(&self, folder: TreeIndex) -> &[TreeIndex] {
         match &self.entry(folder).kind {
@@ -133,8 +152,7 @@ impl ViewTree {
     /// The entry called `name` in `folder`.
     pub fn child(&self, folder: TreeIndex, name: &[u8]) -> Option<TreeIndex> {
         let children = self.children(folder);
-        let name_of = |index: &TreeIndex| self.entry(*index).name.as_ref().map_or(&b""[..], ValidName::as_bytes);
-        children.binary_search_by(|index| name_of(index).cmp(name)).ok().map(|at| children[at])
+        children.binary_search_by(|index| self.name(*index).cmp(name)).ok().map(|at| children[at])
     }
 
     /// The entry at `path`; `None` as a path means the root.

@@ -11,7 +11,6 @@ use parking_lot::{Mutex, RwLock};
 use super::inodes::{Inodes, ROOT_INODE, Stale};
 use super::status::{Place, TextHandle, Told, facts_of};
 use super::walk::Walks;
-use crate::base::chunks::CHUNK;
 use crate::base::clock::Timestamp;
 use crate::base::ids::ContentId;
 use crate::base::limits::MAX_NAME;
@@ -88,27 +87,43 @@ struct OpenFile {
 
 struct OpenFolder {
     inodes: Arc<Inodes>,
-    folder: Folder,
+    folder: Entry,
 }
 
+/// Something in the mount: an entry of the view, or one in `/.flashget/`.
 #[derive(Clone, Copy)]
-enum Folder {
+enum Entry {
     Real(TreeIndex),
     Status(Place),
 }
 
-/// As [`Files::read_folder`], of a folder in `/.flashget/`.
-fn read_status(inodes: &Inodes, folder: Place, offset: u64, give: &mut dyn FnMut(u64, FolderEntry<'_>) -> bool) {
-    let above = match inodes.find(folder.parent(inodes)) {
-        Some(index) => attributes(inodes, index),
-        None => status_attributes(inodes, Place::of(inodes, folder.parent(inodes)).unwrap_or(folder)),
-    };
-    let dots = [(&b"."[..], status_attributes(inodes, folder)), (&b".."[..], above)];
-    let children = folder.children(inodes).into_iter();
-    let named = children.map(|(name, place)| (name, status_attributes(inodes, place)));
-    for (at, (name, attributes)) in dots.into_iter().chain(named).enumerate().skip(offset as usize) {
-        if !give(at as u64 + 1, FolderEntry { name, attributes }) {
-            break;
+/// Entries of a folder with their names.
+type Named<'a> = Box<dyn Iterator<Item = (&'a [u8], Entry)> + 'a>;
+
+impl Entry {
+    fn is_folder(self, inodes: &Inodes) -> bool {
+        match self {
+            Self::Real(index) => matches!(inodes.view().entry(index).kind, ViewKind::Folder(_)),
+            Self::Status(place) => place.is_folder(inodes),
+        }
+    }
+
+    fn attributes(self, inodes: &Inodes) -> Attributes {
+        match self {
+            Self::Real(index) => {
+                let (folder, size, mode) = match &inodes.view().entry(index).kind {
+                    ViewKind::Folder(_) => (true, 0, 0o555),
+                    ViewKind::File(file) => (false, file.content.size, if file.executable { 0o555 } else { 0o444 }),
+                };
+                let (inode, mtime) = (inodes.number(index), inodes.mtime(index));
+                Attributes { inode, size, mtime, folder, mode, passing: false }
+            }
+            Self::Status(place) => {
+                let folder = place.is_folder(inodes);
+                let mode = if folder { 0o555 } else { 0o444 };
+                let (inode, mtime) = (place.inode(inodes), place.mtime(inodes));
+                Attributes { inode, size: 0, mtime, folder, mode, passing: true }
+            }
         }
     }
 }
@@ -124,24 +139,6 @@ pub struct Files {
     seen: Mutex<HashSet<u64>>,
     walks: Mutex<Walks>,
     told: Option<Arc<dyn Told>>,
-}
-
-fn attributes(inodes: &Inodes, index: TreeIndex) -> Attributes {
-    let inode = inodes.number(index);
-    let mtime = inodes.mtime(index);
-    match &inodes.view().entry(index).kind {
-        ViewKind::Folder(_) => Attributes { inode, size: 0, mtime, folder: true, mode: 0o555, passing: false },
-        ViewKind::File(file) => {
-            let mode = if file.executable { 0o555 } else { 0o444 };
-            Attributes { inode, size: file.content.size, mtime, folder: false, mode, passing: false }
-        }
-    }
-}
-
-fn status_attributes(inodes: &Inodes, place: Place) -> Attributes {
-    let folder = place.is_folder(inodes);
-    let mode = if folder { 0o555 } else { 0o444 };
-    Attributes { inode: place.inode(inodes), size: 0, mtime: place.mtime(inodes), folder, mode, passing: true }
 }
 
 impl Files {
@@ -191,25 +188,22 @@ impl Files {
             return Err(FsError::NameTooLong);
         }
         let inodes = self.now();
-        if let Some(index) = inodes.lookup(parent, name) {
-            return Ok(attributes(&inodes, index));
-        }
-        let place = self.told.as_ref().and_then(|_| Place::lookup(&inodes, parent, name));
-        place.map(|place| status_attributes(&inodes, place)).ok_or(FsError::NotFound)
+        let status = || self.told.as_ref().and_then(|_| Place::lookup(&inodes, parent, name)).map(Entry::Status);
+        let entry = inodes.lookup(parent, name).map(Entry::Real).or_else(status);
+        entry.map(|entry| entry.attributes(&inodes)).ok_or(FsError::NotFound)
     }
 
-    fn status_place(&self, inodes: &Inodes, inode: u64) -> Option<Place> {
-        self.told.as_ref().and_then(|_| Place::of(inodes, inode))
+    /// What has this number.
+    fn find(&self, inodes: &Inodes, inode: u64) -> Option<Entry> {
+        let status = || self.told.as_ref().and_then(|_| Place::of(inodes, inode)).map(Entry::Status);
+        inodes.find(inode).map(Entry::Real).or_else(status)
     }
 
     /// Attributes of an inode; of one that is gone as long as it is open.
     pub fn attributes(&self, inode: u64) -> Result<Attributes, FsError> {
         let inodes = self.now();
-        if let Some(index) = inodes.find(inode) {
-            return Ok(attributes(&inodes, index));
-        }
-        if let Some(place) = self.status_place(&inodes, inode) {
-            return Ok(status_attributes(&inodes, place));
+        if let Some(entry) = self.find(&inodes, inode) {
+            return Ok(entry.attributes(&inodes));
         }
         let open = self.open.lock();
         open.values().find(|file| file.attributes.inode == inode).map(|file| file.attributes).ok_or(FsError::Stale)
@@ -218,44 +212,38 @@ impl Files {
     /// Opens a file. Asks nobody anything.
     pub fn open(&self, inode: u64) -> Result<Opened, FsError> {
         let inodes = self.now();
-        if let (None, Some(place), Some(told)) =
-            (inodes.find(inode), self.status_place(&inodes, inode), self.told.as_ref())
-        {
-            if place.is_folder(&inodes) {
-                return Err(FsError::IsAFolder);
-            }
-            let handle = TextHandle::open(place.text(&inodes, &**told));
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let open = OpenFile { attributes: status_attributes(&inodes, place), handle };
-            self.open.lock().insert(number, Arc::new(open));
-            return Ok(Opened { handle: number, passing: true });
+        let entry = self.find(&inodes, inode).ok_or(FsError::Stale)?;
+        if entry.is_folder(&inodes) {
+            return Err(FsError::IsAFolder);
         }
-        let index = inodes.find(inode).ok_or(FsError::Stale)?;
-        let ViewKind::File(file) = &inodes.view().entry(index).kind else { return Err(FsError::IsAFolder) };
-        let handle = self.contents.open(file.content);
+        let handle = match entry {
+            Entry::Real(index) => {
+                let ViewKind::File(file) = &inodes.view().entry(index).kind else { return Err(FsError::IsAFolder) };
+                self.walk(&inodes, index, file.content);
+                self.seen.lock().insert(inode);
+                self.contents.open(file.content)
+            }
+            Entry::Status(place) => {
+                let told = self.told.as_ref().ok_or(FsError::Stale)?;
+                TextHandle::open(place.text(&inodes, &**told))
+            }
+        };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let open = OpenFile { attributes: attributes(&inodes, index), handle };
-        self.walk(&inodes, index, file.content);
-        self.open.lock().insert(number, Arc::new(open));
-        self.seen.lock().insert(inode);
-        Ok(Opened { handle: number, passing: false })
+        let attributes = entry.attributes(&inodes);
+        self.open.lock().insert(number, Arc::new(OpenFile { attributes, handle }));
+        Ok(Opened { handle: number, passing: attributes.passing })
     }
 
     /// Has the small files fetched that a walk through folders will open next.
     fn walk(&self, inodes: &Inodes, at: TreeIndex, content: ContentId) {
-        if content.size > CHUNK {
+        if !content.is_small() {
             return;
         }
         let next = self.walks.lock().opened(at.number());
         if next.is_empty() {
             return;
         }
-        let small = |kind: &ViewKind| match kind {
-            ViewKind::File(file) if file.content.size <= CHUNK => Some(file.content),
-            _ => None,
-        };
-        let entries = inodes.view().all().skip(next.start).take(next.len());
-        let contents: Vec<ContentId> = entries.filter_map(|(_, entry)| small(&entry.kind)).collect();
+        let contents: Vec<ContentId> = inodes.view().files_at(next).map(|file| file.content).collect();
         self.contents.ahead(&contents);
     }
 
@@ -282,12 +270,10 @@ impl Files {
     /// Opens a folder as it is now; returns a handle's number.
     pub fn open_folder(&self, inode: u64) -> Result<u64, FsError> {
         let inodes = self.now();
-        let folder = match (inodes.find(inode), self.status_place(&inodes, inode)) {
-            (Some(index), _) if matches!(inodes.view().entry(index).kind, ViewKind::Folder(_)) => Folder::Real(index),
-            (None, Some(place)) if place.is_folder(&inodes) => Folder::Status(place),
-            (None, None) => return Err(FsError::Stale),
-            _ => return Err(FsError::NotAFolder),
-        };
+        let folder = self.find(&inodes, inode).ok_or(FsError::Stale)?;
+        if !folder.is_folder(&inodes) {
+            return Err(FsError::NotAFolder);
+        }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.folders.lock().insert(number, Arc::new(OpenFolder { inodes, folder }));
         Ok(number)
@@ -302,23 +288,22 @@ impl Files {
         give: &mut dyn FnMut(u64, FolderEntry<'_>) -> bool,
     ) -> Result<(), FsError> {
         let open = self.folders.lock().get(&number).cloned().ok_or(FsError::BadHandle)?;
-        let inodes = &open.inodes;
-        let folder = match open.folder {
-            Folder::Real(folder) => folder,
-            Folder::Status(place) => {
-                read_status(inodes, place, offset, give);
-                return Ok(());
+        let (inodes, folder) = (&open.inodes, open.folder);
+        let view = inodes.view();
+        let (above, named): (Entry, Named<'_>) = match folder {
+            Entry::Real(index) => {
+                let named = view.named_children(index).map(|(name, index)| (name, Entry::Real(index)));
+                (Entry::Real(view.entry(index).parent), Box::new(named))
+            }
+            Entry::Status(place) => {
+                let named = place.children(inodes).map(|(name, place)| (name, Entry::Status(place)));
+                (self.find(inodes, place.parent(inodes)).unwrap_or(folder), Box::new(named))
             }
         };
-        let view = inodes.view();
-        let dots = [(&b"."[..], folder), (&b".."[..], view.entry(folder).parent)];
-        let named = view.children(folder).iter().map(|&index| {
-            let name = view.entry(index).name.as_ref().map_or(&b""[..], |name| name.as_bytes());
-            (name, index)
-        });
+        let dots = [(&b"."[..], folder), (&b".."[..], above)];
         // Folders have at most u32 entries.
-        for (at, (name, index)) in dots.into_iter().chain(named).enumerate().skip(offset as usize) {
-            if !give(at as u64 + 1, FolderEntry { name, attributes: attributes(inodes, index) }) {
+        for (at, (name, entry)) in dots.into_iter().chain(named).enumerate().skip(offset as usize) {
+            if !give(at as u64 + 1, FolderEntry { name, attributes: entry.attributes(inodes) }) {
                 break;
             }
         }
@@ -341,6 +326,6 @@ impl Files {
     pub fn root(&self) -> Attributes {
         let inodes = self.now();
         debug_assert_eq!(inodes.number(TREE_ROOT), ROOT_INODE);
-        attributes(&inodes, TREE_ROOT)
+        Entry::Real(TREE_ROOT).attributes(&inodes)
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::inodes::{Inodes, ROOT_INODE};
 use crate::base::clock::Timestamp;
 use crate::base::ids::ContentId;
-use crate::catalog::tree::{FileState, TreeIndex, ViewKind};
+use crate::catalog::tree::{FileState, TREE_ROOT, TreeIndex, ViewKind};
 use crate::reader::contents::{ContentHandle, ReadBytes, ReadError};
 
 /// The folder's name, in the root of the mount. A file or folder of that name that somebody shares goes before it.
@@ -66,7 +66,7 @@ impl Place {
         }
         match Self::of(inodes, parent)? {
             Self::Folder if name == STATUS => Some(Self::Status),
-            Self::Folder if name == FILES => inodes.find(ROOT_INODE).map(Self::Mirror),
+            Self::Folder if name == FILES => Some(Self::Mirror(TREE_ROOT)),
             Self::Mirror(folder) => inodes.view().child(folder, name.as_bytes()).map(Self::Mirror),
             Self::Folder | Self::Status => None,
         }
@@ -93,7 +93,7 @@ impl Place {
     /// Last modification of what it stands for.
     pub fn mtime(self, inodes: &Inodes) -> Timestamp {
         match self {
-            Self::Folder | Self::Status => inodes.mtime(crate::catalog::tree::TREE_ROOT),
+            Self::Folder | Self::Status => inodes.mtime(TREE_ROOT),
             Self::Mirror(index) => inodes.mtime(index),
         }
     }
@@ -103,25 +103,22 @@ impl Place {
         match self {
             Self::Folder => ROOT_INODE,
             Self::Status => FOLDER_INODE,
-            Self::Mirror(index) if inodes.number(index) == ROOT_INODE => FOLDER_INODE,
+            Self::Mirror(TREE_ROOT) => FOLDER_INODE,
             Self::Mirror(index) => inodes.number(inodes.view().entry(index).parent) ^ MIRROR,
         }
     }
 
     /// What is in it, by name; of a folder.
-    pub fn children(self, inodes: &Inodes) -> Vec<(&[u8], Self)> {
+    pub fn children(self, inodes: &Inodes) -> Box<dyn Iterator<Item = (&[u8], Self)> + '_> {
         match self {
             Self::Folder => {
-                let files = inodes.find(ROOT_INODE).map(|root| (FILES.as_bytes(), Self::Mirror(root)));
-                files.into_iter().chain([(STATUS.as_bytes(), Self::Status)]).collect()
+                let files = (FILES.as_bytes(), Self::Mirror(TREE_ROOT));
+                Box::new([files, (STATUS.as_bytes(), Self::Status)].into_iter())
             }
-            Self::Status => Vec::new(),
+            Self::Status => Box::new(std::iter::empty()),
             Self::Mirror(index) => {
-                let named = |&child: &TreeIndex| {
-                    let name = inodes.view().entry(child).name.as_ref().map_or(&b""[..], |name| name.as_bytes());
-                    (name, Self::Mirror(child))
-                };
-                inodes.view().children(index).iter().map(named).collect()
+                let children = inodes.view().named_children(index);
+                Box::new(children.map(|(name, child)| (name, Self::Mirror(child))))
             }
         }
     }
@@ -140,7 +137,7 @@ impl Place {
 /// Facts of an entry of the view: of the root those of the mount, of another folder none.
 pub fn facts_of(inodes: &Inodes, index: TreeIndex, told: &dyn Told) -> Vec<(&'static str, String)> {
     let ViewKind::File(file) = &inodes.view().entry(index).kind else {
-        return if inodes.number(index) == ROOT_INODE { told.facts() } else { Vec::new() };
+        return if index == TREE_ROOT { told.facts() } else { Vec::new() };
     };
     let state = match file.state {
         FileState::Live => "live",
