@@ -1,6 +1,8 @@
 //! What peers name, made safe for a terminal: control characters, bidirectional controls and bytes that are not
 //! UTF-8 are shown as escapes, so that a name can neither move the cursor nor dress up as another.
 
+use std::path::Path;
+
 /// `name` with everything that a terminal could act on replaced by `\x..` or `\u{..}`.
 pub fn for_terminal(name: &[u8]) -> String {
     let mut out = String::with_capacity(name.len());
@@ -17,6 +19,11 @@ pub fn for_terminal(name: &[u8]) -> String {
         }
     }
     out
+}
+
+/// The same of a path of this machine, a part of which a peer may have named.
+pub fn path_for_terminal(path: &Path) -> String {
+    for_terminal(path.as_os_str().as_encoded_bytes())
 }
 
 /// Zero-width and bidirectional controls (Unicode's `Bidi_Control` and kin).

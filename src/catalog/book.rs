@@ -52,11 +52,6 @@ struct Partial {
     all: u32,
 }
 
-/// Epoch and version.
-fn place(copy: &CatalogCopy) -> (u64, u64) {
-    (copy.version().epoch, copy.version().version)
-}
-
 impl CatalogBook {
     /// Nothing known yet. `own`: this node, whose catalog only it may change.
     pub fn new(network: NetworkId, own: NodeId) -> Self {
@@ -128,7 +123,7 @@ impl CatalogBook {
     /// True if others say that they know a newer catalog of this very node than it has itself: its state was lost, or
     /// restored from a backup, or its identity lives in two places. Or they lie: what counts is its own signature.
     pub fn own_elsewhere(&self, theirs: &[CatalogVersion]) -> bool {
-        let ours = self.copies.get(&self.own).map(|copy| copy.version()).map(|ours| (ours.epoch, ours.version));
+        let ours = self.copies.get(&self.own).map(|copy| copy.place());
         theirs.iter().any(|theirs| theirs.node == self.own && Some((theirs.epoch, theirs.version)) > ours)
     }
 
@@ -140,7 +135,7 @@ impl CatalogBook {
     /// Begins to fetch `node`'s catalog.
     pub fn catch_up(&self, node: NodeId) -> CatchUp {
         let copy = self.copies.get(&node).cloned();
-        let had = copy.as_ref().map(|copy| place(copy));
+        let had = copy.as_ref().map(|copy| copy.place());
         CatchUp {
             node,
             copy,
@@ -158,7 +153,7 @@ impl CatalogBook {
 impl CatchUp {
     /// What to ask next.
     pub fn request(&self) -> CatalogRequest {
-        let have = self.copy.as_ref().map(|copy| place(copy));
+        let have = self.copy.as_ref().map(|copy| copy.place());
         let part = self.partial.as_ref().map(|partial| (partial.place.0, partial.place.1, partial.next));
         CatalogRequest { node: self.node, have, part }
     }
@@ -201,7 +196,7 @@ impl CatchUp {
     fn take_part(&mut self, header: &[u8], part: u32, parts: u32, bytes: &[u8]) -> Result<bool, CatalogError> {
         if part == 0 {
             let head = SnapshotHead::open(header)?;
-            let have = self.copy.as_ref().map(|copy| place(copy));
+            let have = self.copy.as_ref().map(|copy| copy.place());
             if head.node != self.node || head.network != self.network || have >= Some((head.epoch, head.version)) {
                 return Err(CatalogError::Place);
             }
@@ -247,7 +242,7 @@ impl CatchUp {
 
     /// The catalog, if it has moved forward.
     pub fn finish(self) -> Option<Arc<CatalogCopy>> {
-        self.copy.filter(|copy| self.changed && Some(place(copy)) > self.had)
+        self.copy.filter(|copy| self.changed && Some(copy.place()) > self.had)
     }
 }
 

@@ -148,6 +148,11 @@ impl CatalogCopy {
         &self.entries
     }
 
+    /// Epoch and version: what is newer comes later.
+    pub fn place(&self) -> (u64, u64) {
+        (self.epoch, self.version)
+    }
+
     /// Bytes of the deltas since the snapshot, and of the snapshot: the owner takes a new snapshot in time.
     pub fn weight(&self) -> (usize, usize) {
         (self.delta_bytes, self.body.len())

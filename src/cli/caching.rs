@@ -1,14 +1,10 @@
 //! `cache`: asks the daemon, and shows what it says.
 
-use std::io::IsTerminal;
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
 use super::args::{CacheCommand, Output, Which};
-use super::get::Shown;
+use super::get::ask_with_bar;
 use super::show::{plural, show_time};
 use super::table::Table;
-use super::{Context, ask, print, show, view_path};
+use super::{Context, ask, bar, print, show, view_path};
 use crate::cache::CacheStats;
 use crate::control::report::{CachedReport, CheckedReport, Event, KeptReport};
 use crate::control::{ControlError, Report, Request};
@@ -21,14 +17,7 @@ pub fn cache(context: &Context, command: &CacheCommand) -> Result<(), ControlErr
         CacheCommand::List { output } => print(*output, &ask::daemon(context, &Request::CacheList)?),
         CacheCommand::Pin { which } => {
             let request = Request::CachePin { paths: paths(which), network: which.network.clone() };
-            let shown = Shown::new();
-            let pinned = ask::daemon_with(context, &request, &mut |event| {
-                if let Event::Get(progress) = event {
-                    shown.update(&progress);
-                }
-            });
-            shown.finish();
-            print(which.output, &pinned?)
+            print(which.output, &ask_with_bar(context, &request)?)
         }
         CacheCommand::Unpin { which } => {
             let request = Request::CacheUnpin { paths: paths(which), network: which.network.clone() };
@@ -54,12 +43,7 @@ fn paths(which: &Which) -> Vec<crate::control::text::PathText> {
 }
 
 fn verify(context: &Context, output: Output) -> Result<(), ControlError> {
-    let terminal = std::io::stderr().is_terminal();
-    let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}") {
-        bar.set_style(style);
-    }
+    let bar = bar::new("{wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}");
     let checked = ask::daemon_with(context, &Request::CacheVerify, &mut |event| {
         if let Event::Check(so_far) = event {
             bar.set_length(so_far.disk_bytes.max(so_far.bytes));
@@ -74,11 +58,7 @@ fn status(context: &Context, output: Output) -> Result<(), ControlError> {
     let Report::Status(status) = ask::daemon(context, &Request::Status)? else {
         return Err(ControlError::failed("an answer of another version of flashget"));
     };
-    let text = if output.json {
-        serde_json::to_string_pretty(&status.cache).map_err(ControlError::failed)? + "\n"
-    } else {
-        stats(&status.cache)
-    };
+    let text = if output.json { show::pretty(&status.cache)? } else { stats(&status.cache) };
     show::write(&text).map(drop)
 }
 

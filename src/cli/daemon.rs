@@ -7,6 +7,7 @@ use tokio::runtime::Runtime;
 
 use super::args::{DaemonArgs, TrackerArgs};
 use super::ending::{Signals, end_in_time, raise_descriptors};
+use super::show::plural;
 use super::unlock::unlock;
 use super::{Context, log, systemd};
 use crate::control::{ControlError, ErrorCode};
@@ -88,10 +89,7 @@ fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
         if args.for_mount {
             say_ready()?;
         } else {
-            systemd::ready(&format!("node {} listens on {}", node.short_id(), node.listen_addr()));
-            if !silent {
-                eprintln!("flashget: node {} listens on {}", node.short_id(), node.listen_addr());
-            }
+            say_up(&format!("node {} listens on {}", node.short_id(), node.listen_addr()), silent);
         }
         let mut should_stop = node.should_stop();
         tokio::select! {
@@ -129,6 +127,14 @@ fn say_ready() -> Result<(), ControlError> {
     rustix::stdio::dup2_stdin(&null).map_err(ControlError::failed)
 }
 
+/// Tells systemd, and whoever reads stderr.
+fn say_up(up: &str, silent: bool) {
+    systemd::ready(up);
+    if !silent {
+        eprintln!("flashget: {up}");
+    }
+}
+
 /// `flashget tracker`
 pub fn run_tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlError> {
     if args.store != "memory" {
@@ -142,13 +148,9 @@ pub fn run_tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlE
     let ended = runtime.block_on(async {
         let tracker = Tracker::start(context.home.clone(), unlock, args.listen).await?;
         let mut signals = Signals::new().map_err(ControlError::failed)?;
-        let count = tracker.networks();
-        let networks = if count == 1 { "1 network".into() } else { format!("{count} networks") };
+        let networks = plural(tracker.networks() as u64, "network");
         let up = format!("tracker for {networks} listens on {}", tracker.listen_addr());
-        systemd::ready(&up);
-        if !log::is_json(&args.log, &settings.log) {
-            eprintln!("flashget: {up}");
-        }
+        say_up(&up, log::is_json(&args.log, &settings.log));
         tokio::select! {
             () = signals.told() => {}
             () = tracker.follow_vault() => {}

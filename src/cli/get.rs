@@ -1,15 +1,15 @@
 //! `get`: asks the daemon to fetch, shows how far it is, or copies a file to stdout.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::args::Output;
-use super::{Context, ask, print, view_path};
+use super::{Context, ask, bar, print, view_path};
 use crate::base::escape::for_terminal;
 use crate::control::report::{Event, GetProgress};
-use crate::control::{ControlError, ErrorCode, Request};
+use crate::control::{ControlError, ErrorCode, Report, Request};
 use crate::settings::units::show_size;
 
 /// `flashget get PATH... [DEST]`
@@ -27,14 +27,19 @@ pub fn get(context: &Context, words: &[PathBuf], network: Option<&str>, output: 
     let dest = std::path::absolute(dest).map_err(ControlError::failed)?;
     let paths = paths.iter().map(|path| view_path(path)).collect();
     let request = Request::Get { paths, dest: dest.as_path().into(), network };
+    print(output, &ask_with_bar(context, &request)?)
+}
+
+/// Asks for what fetches files, and shows how far it is.
+pub fn ask_with_bar(context: &Context, request: &Request) -> Result<Report, ControlError> {
     let shown = Shown::new();
-    let got = ask::daemon_with(context, &request, &mut |event| {
+    let answer = ask::daemon_with(context, request, &mut |event| {
         if let Event::Get(progress) = event {
             shown.update(&progress);
         }
     });
-    shown.finish();
-    print(output, &got?)
+    shown.bar.finish_and_clear();
+    answer
 }
 
 fn to_stdout(context: &Context, path: &Path, network: Option<String>) -> Result<(), ControlError> {
@@ -45,29 +50,17 @@ fn to_stdout(context: &Context, path: &Path, network: Option<String>) -> Result<
 }
 
 /// A bar with the rate, the time left and each peer's part; silent where stderr is no terminal.
-pub(super) struct Shown {
+struct Shown {
     bar: ProgressBar,
 }
 
 impl Shown {
-    pub fn new() -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(None, target);
+    fn new() -> Self {
         let template = "{prefix} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left\n{msg}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        Self { bar }
+        Self { bar: bar::new(template) }
     }
 
-    /// Takes it off the terminal.
-    pub fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
-
-    /// Shows how far it is.
-    pub fn update(&self, progress: &GetProgress) {
+    fn update(&self, progress: &GetProgress) {
         self.bar.set_length(progress.bytes);
         self.bar.set_position(progress.bytes_done);
         let name = progress.path.shown();

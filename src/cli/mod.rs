@@ -3,6 +3,7 @@
 
 mod args;
 mod ask;
+mod bar;
 mod caching;
 mod daemon;
 mod ending;

@@ -2,7 +2,6 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,11 +11,11 @@ use super::args::MountArgs;
 use super::options::{self, DaemonOptions};
 use super::unlock::unlock;
 use super::{Context, absolute, ask, print};
-use crate::base::escape::for_terminal;
+use crate::base::escape::path_for_terminal;
 use crate::control::client::Client;
 use crate::control::{ControlError, ErrorCode, Report, Request};
 use crate::fuse::mount::unmount;
-use crate::node::{still_mounted, wrong};
+use crate::node::{no_folder, resolved, still_mounted, wrong};
 use crate::share::mounts::flashget_mounts;
 use crate::vault::store::Unlock;
 
@@ -38,9 +37,7 @@ pub fn mount(context: &Context, args: &MountArgs) -> Result<(), ControlError> {
     let options = options::parse(&args.options)?;
     // Before a daemon is started for it. What else may be wrong with a folder, the daemon sees.
     if std::fs::symlink_metadata(dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-        let shown = for_terminal(dir.as_os_str().as_bytes());
-        let what = format!("there is no folder {shown} to mount on: make it first");
-        return Err(ControlError::new(ErrorCode::NotFound, what));
+        return Err(no_folder(&path_for_terminal(dir)));
     }
     let request = Request::Mount { network, dir: absolute(dir)?, options: options.request.clone() };
     let running = match ask::connect(context)? {
@@ -201,15 +198,10 @@ pub fn umount(context: &Context, dir: &Path, force: bool) -> Result<(), ControlE
         answered => return answered.map(drop),
     }
     // No daemon of this home has it: a dead one's, or another home's.
-    let absolute = std::path::absolute(dir).map_err(ControlError::failed)?;
-    let real = match (absolute.parent(), absolute.file_name()) {
-        (Some(parent), Some(name)) => parent.canonicalize().map_or(absolute.clone(), |parent| parent.join(name)),
-        _ => absolute,
-    };
+    let real = resolved(dir);
     if !flashget_mounts().iter().any(|mount| mount.point == real) {
         let what = format!("flashget is not mounted on {}", dir.display());
         return Err(ControlError::new(ErrorCode::NotFound, what));
     }
-    let shown = for_terminal(dir.as_os_str().as_bytes());
-    unmount(&real, force).map_err(|error| still_mounted(&shown, &error))
+    unmount(&real, force).map_err(|error| still_mounted(&path_for_terminal(dir), &error))
 }

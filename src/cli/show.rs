@@ -1,11 +1,12 @@
 //! Reports for people and for programs. Everything that peers name is escaped before a terminal sees it.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::bar;
 use super::table::Table;
 use crate::base::clock::Timestamp;
 use crate::base::escape::for_terminal;
@@ -32,7 +33,12 @@ pub fn write(text: &str) -> Result<bool, ControlError> {
 
 /// As JSON for programs, indented: lists in an object under their name, single things as they are.
 pub fn json(report: &Report) -> Result<String, ControlError> {
-    let json = serde_json::to_string_pretty(&to_json(report)?).map_err(ControlError::failed)?;
+    pretty(&to_json(report)?)
+}
+
+/// Any value as indented JSON.
+pub fn pretty(value: &impl Serialize) -> Result<String, ControlError> {
+    let json = serde_json::to_string_pretty(value).map_err(ControlError::failed)?;
     Ok(json + "\n")
 }
 
@@ -378,14 +384,7 @@ fn limits(limits: LimitsReport) -> String {
 
 /// A bar for a share that is being hashed; silent where stderr is no terminal.
 pub fn share_progress() -> impl FnMut(Event) {
-    let target =
-        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    let style =
-        ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left");
-    if let Ok(style) = style {
-        bar.set_style(style);
-    }
+    let bar = bar::new("{msg} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left");
     move |event| {
         let Event::Share(share) = event else { return };
         if share.to_hash > 0 {

@@ -120,9 +120,8 @@ impl Membership {
     /// disk; needs tokio's context.
     pub(super) fn overtaken(self: &Arc<Self>, theirs: &CatalogCopy) {
         let mut publishing = self.publishing.lock();
-        let place = |copy: &CatalogCopy| (copy.version().epoch, copy.version().version);
-        let ours = self.book.lock().get(theirs.node()).map(|copy| place(copy));
-        if Some(place(theirs)) <= ours {
+        let ours = self.book.lock().get(theirs.node()).map(|copy| copy.place());
+        if Some(theirs.place()) <= ours {
             return;
         }
         publishing.ahead = publishing.ahead.max(Some(theirs.version().epoch));

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::errors::Failures;
 use super::looking::{first_places, percent};
 use super::networks::Joined;
 use super::{Node, blocking};
@@ -133,19 +134,18 @@ impl Node {
             bytes_done: 0,
             sources: Vec::new(),
         };
-        let mut missing: Option<(ControlError, u64)> = None;
+        let missing = Failures::default();
         for one in &chosen {
             let before = progress.bytes_done;
             progress.path = one.path.clone();
             if let Err(error) = self.keep(one, &mut progress, on_event).await {
-                let (first, count) = missing.take().unwrap_or((error, 0));
-                missing = Some((first, count + 1));
+                missing.add(error);
             }
             progress.files_done += 1;
             progress.bytes_done = before.saturating_add(one.content.size);
             on_event(Event::Get(progress.clone()));
         }
-        match missing {
+        match missing.all() {
             None => Ok(KeptReport { files: chosen.len() as u64, bytes }),
             Some((first, count)) => {
                 let all = chosen.len();

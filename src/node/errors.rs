@@ -1,5 +1,7 @@
 //! Errors of the layers below, as control errors: which code each has, in one place.
 
+use parking_lot::Mutex;
+
 use crate::cache::CacheError;
 use crate::control::{ControlError, ErrorCode};
 use crate::settings::home::HomeError;
@@ -7,6 +9,24 @@ use crate::share::list::ListError;
 use crate::vault::invite::BadInvite;
 use crate::vault::network::BadNetworkName;
 use crate::vault::store::VaultError;
+
+/// What of many went wrong: the first error, and how many there were.
+#[derive(Default)]
+pub(super) struct Failures(Mutex<Option<(ControlError, u64)>>);
+
+impl Failures {
+    /// One more.
+    pub fn add(&self, error: ControlError) {
+        let mut failures = self.0.lock();
+        let (first, count) = failures.take().unwrap_or((error, 0));
+        *failures = Some((first, count + 1));
+    }
+
+    /// `None` if nothing did.
+    pub fn all(&self) -> Option<(ControlError, u64)> {
+        self.0.lock().clone()
+    }
+}
 
 /// An error with a code of its own.
 pub(crate) trait Coded: std::fmt::Display {

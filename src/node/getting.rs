@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 
+use super::errors::Failures;
 use super::networks::Joined;
 use super::parts::{Writer, part_of, put_in_place, umask};
 use super::{Node, blocking};
 use crate::base::chunks::{chunk_count, chunk_len};
+use crate::base::escape::path_for_terminal;
 use crate::base::ids::ContentId;
 use crate::base::ranges::Ranges;
 use crate::catalog::tree::{TreeIndex, ViewFile, ViewKind, ViewTree};
@@ -48,8 +50,9 @@ struct Job {
     target: PathBuf,
 }
 
-/// What is shown of a run.
+/// What the files of a run have in common.
 struct Tally {
+    umask: u32,
     files: u64,
     bytes: u64,
     files_done: AtomicU64,
@@ -69,6 +72,7 @@ impl Node {
         let began = Instant::now();
         let jobs = self.plan_get(wanted).await?;
         let tally = Arc::new(Tally {
+            umask: blocking(|| Ok(umask())).await?,
             files: jobs.len() as u64,
             bytes: jobs.iter().fold(0, |sum: u64, job| sum.saturating_add(job.file.content.size)),
             files_done: AtomicU64::new(0),
@@ -79,14 +83,14 @@ impl Node {
         let (small, large): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.file.content.is_small());
         let failures = Failures::default();
         for job in &large {
-            failures.note(self.get_one(job, &tally, on_event).await)?;
+            note(&failures, self.get_one(job, &tally, on_event).await)?;
         }
         let run = |job: Job| {
             let (tally, failures) = (&tally, &failures);
-            async move { failures.note(self.get_one(&job, tally, on_event).await) }
+            async move { note(failures, self.get_one(&job, tally, on_event).await) }
         };
         stream::iter(small).map(Ok).try_for_each_concurrent(SMALL_AT_ONCE, run).await?;
-        failures.into_result(tally.files)?;
+        all_came(&failures, tally.files)?;
         Ok(GotReport {
             files: tally.files,
             bytes: tally.bytes,
@@ -108,8 +112,7 @@ impl Node {
         blocking(move || {
             let into = dest.is_dir();
             if several && !into {
-                let what =
-                    format!("{} is not a folder: several files need one", PathText::from(dest.as_path()).shown());
+                let what = format!("{} is not a folder: several files need one", path_for_terminal(&dest));
                 return Err(ControlError::new(ErrorCode::NotFound, what));
             }
             let mut jobs = Vec::new();
@@ -157,8 +160,8 @@ impl Node {
             self.take_from_peers(job, &wanted, &writer, tally, on_event).await?;
         }
         let file = writer.finish().await?;
-        let (target, view_file) = (job.target.clone(), job.file.clone());
-        blocking(move || put_in_place(&file, &part, &target, &view_file, umask())).await?;
+        let (target, view_file, umask) = (job.target.clone(), job.file.clone(), tally.umask);
+        blocking(move || put_in_place(&file, &part, &target, &view_file, umask)).await?;
         tally.files_done.fetch_add(1, Ordering::Relaxed);
         on_event(Event::Get(progress(job, tally, None)));
         Ok(())
@@ -261,7 +264,7 @@ fn without_doubles(mut jobs: Vec<Job>) -> Result<Vec<Job>, ControlError> {
         Entry::Occupied(place) => {
             let (content, path) = place.get();
             if *content != job.file.content {
-                let target = PathText::from(job.target.as_path()).shown();
+                let target = path_for_terminal(&job.target);
                 let (path, other) = (path.shown(), job.path.shown());
                 clash
                     .get_or_insert(format!("{path} and {other} would both become {target}: get them into two folders"));
@@ -278,34 +281,24 @@ fn without_doubles(mut jobs: Vec<Job>) -> Result<Vec<Job>, ControlError> {
     clash.map_or(Ok(jobs), |what| Err(ControlError::new(ErrorCode::Conflict, what)))
 }
 
-/// What could not be got: the first error of all, and how many.
-#[derive(Default)]
-struct Failures(Mutex<Option<(ControlError, u64)>>);
-
-impl Failures {
-    /// One file that does not come is no reason to leave the others; a disk that is full or a target that can't be
-    /// written is.
-    fn note(&self, result: Result<(), ControlError>) -> Result<(), ControlError> {
-        match result {
-            Err(error) if matches!(error.code, ErrorCode::Unreachable | ErrorCode::Conflict | ErrorCode::Denied) => {
-                let mut failures = self.0.lock();
-                let count = failures.as_ref().map_or(0, |(_, count)| *count);
-                let first = failures.take().map_or(error, |(first, _)| first);
-                *failures = Some((first, count + 1));
-                Ok(())
-            }
-            result => result,
+/// One file that does not come is no reason to leave the others; a disk that is full or a target that can't be written is.
+fn note(failures: &Failures, result: Result<(), ControlError>) -> Result<(), ControlError> {
+    match result {
+        Err(error) if matches!(error.code, ErrorCode::Unreachable | ErrorCode::Conflict | ErrorCode::Denied) => {
+            failures.add(error);
+            Ok(())
         }
+        result => result,
     }
+}
 
-    fn into_result(self, files: u64) -> Result<(), ControlError> {
-        match self.0.into_inner() {
-            None => Ok(()),
-            Some((first, 1)) if files == 1 => Err(first),
-            Some((first, count)) => {
-                let what = format!("{count} of {files} files did not come, the others did. The first: {first}");
-                Err(ControlError::new(first.code, what))
-            }
+fn all_came(failures: &Failures, files: u64) -> Result<(), ControlError> {
+    match failures.all() {
+        None => Ok(()),
+        Some((first, 1)) if files == 1 => Err(first),
+        Some((first, count)) => {
+            let what = format!("{count} of {files} files did not come, the others did. The first: {first}");
+            Err(ControlError::new(first.code, what))
         }
     }
 }

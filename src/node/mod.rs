@@ -48,7 +48,7 @@ use crate::vault::store::{Unlock, Vault};
 use control::NodeControl;
 pub(crate) use errors::wrong;
 use mounts::Mounted;
-pub(crate) use mounts::still_mounted;
+pub(crate) use mounts::{no_folder, resolved, still_mounted};
 use networks::{Networks, SetUp};
 use origins::Origins;
 use service::NodeService;

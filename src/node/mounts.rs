@@ -237,7 +237,7 @@ impl Node {
 }
 
 /// `dir` without symlinks, resolved without touching its last part, which may be a mount that hangs.
-pub(super) fn resolved(dir: &Path) -> PathBuf {
+pub(crate) fn resolved(dir: &Path) -> PathBuf {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
     match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) => parent.canonicalize().map(|parent| parent.join(name)).unwrap_or(absolute.clone()),
@@ -257,9 +257,7 @@ fn mount_point(dir: &Path) -> Result<PathBuf, ControlError> {
         unmount(&point, true).map_err(|error| still_mounted(&shown, &error))?;
     }
     let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            ControlError::new(ErrorCode::NotFound, format!("there is no folder {shown} to mount on: make it first"))
-        }
+        std::io::ErrorKind::NotFound => no_folder(&shown),
         _ => ControlError::new(code_of(&error), format!("can't mount on {shown}: {error}")),
     };
     let point = std::fs::canonicalize(&point).map_err(failed)?;
@@ -301,6 +299,11 @@ fn not_mounted(point: &Path, error: &std::io::Error) -> ControlError {
         ""
     };
     ControlError::new(code_of(error), format!("can't mount on {}: {said}{hint}", point.display()))
+}
+
+/// There is nothing to mount on.
+pub(crate) fn no_folder(shown: &str) -> ControlError {
+    ControlError::new(ErrorCode::NotFound, format!("there is no folder {shown} to mount on: make it first"))
 }
 
 /// Why something is still mounted, for people.

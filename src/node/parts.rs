@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::Node;
 use super::errors::code_of;
 use crate::base::chunks::{CHUNK, GROUP_CHUNKS, chunk_len, chunk_start, group_count, group_of};
-use crate::base::escape::for_terminal;
+use crate::base::escape::path_for_terminal;
 use crate::base::ids::ContentId;
 use crate::base::ranges::Ranges;
 use crate::base::tree::VerifiedChunk;
@@ -38,11 +38,11 @@ impl Node {
         // Never through a link, and never in the place of a device or a FIFO.
         if let Ok(there) = std::fs::symlink_metadata(target) {
             if !there.is_file() && !there.is_dir() {
-                let what = format!("{} is there, and not a regular file", shown(target));
+                let what = format!("{} is there, and not a regular file", path_for_terminal(target));
                 return Err(ControlError::new(ErrorCode::Conflict, what));
             }
             if there.is_dir() {
-                let what = format!("{} is a folder", shown(target));
+                let what = format!("{} is a folder", path_for_terminal(target));
                 return Err(ControlError::new(ErrorCode::Conflict, what));
             }
             if there.len() == content.size && is_whole(target, content) {
@@ -52,7 +52,7 @@ impl Node {
         if let Some(folder) = target.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
-                    ControlError::new(ErrorCode::Conflict, format!("{} is not a folder", shown(folder)))
+                    ControlError::new(ErrorCode::Conflict, format!("{} is not a folder", path_for_terminal(folder)))
                 }
                 _ => wrong(error),
             })?;
@@ -68,12 +68,12 @@ impl Node {
             .open(&part);
         let file = file.map_err(wrong)?;
         if !is_own(&file.metadata().map_err(wrong)?) {
-            let what = format!("{} is in the way: it is not a file that get began", shown(&part));
+            let what = format!("{} is in the way: it is not a file that get began", path_for_terminal(&part));
             return Err(ControlError::new(ErrorCode::Conflict, what));
         }
         // Two runs that write one file would undo each other's work.
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            let what = format!("{} is being fetched already", shown(target));
+            let what = format!("{} is being fetched already", path_for_terminal(target));
             ControlError::new(ErrorCode::Conflict, what)
         })?;
         let had = self.verified_chunks(&file, content);
@@ -168,13 +168,8 @@ impl Writer {
     }
 }
 
-/// A path of which peers may have named a part.
-fn shown(path: &Path) -> String {
-    for_terminal(path.as_os_str().as_bytes())
-}
-
 fn write_error(target: &Path, error: &io::Error) -> ControlError {
-    let what = format!("can't write {}: {error}", shown(target));
+    let what = format!("can't write {}: {error}", path_for_terminal(target));
     ControlError::new(code_of(error), what)
 }
 
@@ -231,7 +226,7 @@ pub(super) fn put_in_place(
     // Whoever put another file there, by that name a peer's file may have come, must not have it passed off as this one.
     let (written, there) = (file.metadata().map_err(wrong)?, std::fs::symlink_metadata(part).map_err(wrong)?);
     if (written.dev(), written.ino()) != (there.dev(), there.ino()) {
-        let what = format!("{} was replaced while it was being written", shown(part));
+        let what = format!("{} was replaced while it was being written", path_for_terminal(part));
         return Err(ControlError::new(ErrorCode::Conflict, what));
     }
     std::fs::rename(part, target).map_err(wrong)
