@@ -21,6 +21,12 @@ impl Timestamp {
         Self::from(SystemTime::now())
     }
 
+    /// Milliseconds from `earlier` to this; 0 if that is later.
+    pub fn millis_since(self, earlier: Self) -> u64 {
+        let (to, from) = (SystemTime::from(self), SystemTime::from(earlier));
+        to.duration_since(from).map_or(0, |since| since.as_millis().min(u64::MAX.into()) as u64)
+    }
+
     /// The same time with nanoseconds in range.
     pub fn sane(self) -> Self {
         Self { secs: self.secs, nanos: self.nanos.min(999_999_999) }

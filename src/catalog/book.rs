@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::copy::CatalogCopy;
 use super::signed::{CatalogError, MAX_BODY, SnapshotHead};
+use super::sums::SumTable;
 use crate::base::ids::{NetworkId, NodeId};
-use crate::base::limits::{CATALOG_PART, MAX_VERSIONS};
+use crate::base::limits::CATALOG_PART;
 use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion};
 
 /// Answers that one catch-up takes: four times those of the largest catalog in parts.
@@ -20,6 +21,7 @@ pub struct CatalogBook {
     network: NetworkId,
     own: NodeId,
     copies: BTreeMap<NodeId, Arc<CatalogCopy>>,
+    sums: SumTable,
 }
 
 /// Fetching one node's catalog from one peer, step by step.
@@ -55,7 +57,7 @@ struct Partial {
 impl CatalogBook {
     /// Nothing known yet. `own`: this node, whose catalog only it may change.
     pub fn new(network: NetworkId, own: NodeId) -> Self {
-        Self { network, own, copies: BTreeMap::new() }
+        Self { network, own, copies: BTreeMap::new(), sums: SumTable::default() }
     }
 
     /// Puts another node's catalog in, if it is newer than what is there. This node's own is refused: it comes from itself
@@ -76,14 +78,17 @@ impl CatalogBook {
             (new.epoch, new.version) > (old.epoch, old.version)
         });
         if newer {
-            self.copies.insert(copy.node(), copy);
+            if let Some(old) = self.copies.insert(copy.node(), copy) {
+                self.sums.toggle_version(&old.version());
+            }
+            self.sums.toggle_version(&new);
         }
         newer
     }
 
-    /// Forgets a node's catalog.
-    pub fn forget(&mut self, node: NodeId) {
-        self.copies.remove(&node);
+    /// Where all of them stand, summed up.
+    pub fn sums(&self) -> &SumTable {
+        &self.sums
     }
 
     /// One catalog.
@@ -99,13 +104,6 @@ impl CatalogBook {
     /// What to tell others.
     pub fn versions(&self) -> Vec<CatalogVersion> {
         self.copies.values().map(|copy| copy.version()).collect()
-    }
-
-    /// The same for one message: `MAX_VERSIONS` of them at most; of more, those from a place on that `draw` says.
-    pub fn some_versions(&self, draw: u64) -> Vec<CatalogVersion> {
-        let all = self.copies.len();
-        let skip = if all > MAX_VERSIONS { (draw % all as u64) as usize } else { 0 };
-        self.copies.values().cycle().skip(skip).take(all.min(MAX_VERSIONS)).map(|copy| copy.version()).collect()
     }
 
     /// Whose catalogs somebody with `theirs` could bring forward here.

@@ -280,22 +280,3 @@ fn a_size_that_no_file_has_is_refused() {
     assert_eq!(publish(&mut grown, &claims, now(101), &sign), Err(CatalogError::Malformed));
     assert_eq!((grown.version(), grown.entries()), (begun.version(), begun.entries()));
 }
-
-#[test]
-fn of_more_versions_than_fit_a_message_some_go() {
-    let (_, sign) = key(1);
-    let copy = begin(NETWORK, key(1).0, now(100), &sign).unwrap();
-    let mut book = CatalogBook::new(NETWORK, NodeId([9; 32]));
-    assert!(book.some_versions(7).is_empty());
-    book.put(Arc::new(copy.clone()));
-    assert_eq!(book.some_versions(u64::MAX), book.versions());
-    let copy = Arc::new(copy);
-    for number in 0..=MAX_VERSIONS as u64 {
-        let mut id = [8; 32];
-        id[..8].copy_from_slice(&number.to_be_bytes());
-        book.copies.insert(NodeId(id), Arc::clone(&copy));
-    }
-    let (all, some) = (book.versions(), book.some_versions(MAX_VERSIONS as u64 + 1));
-    assert_eq!((all.len(), some.len()), (MAX_VERSIONS + 2, MAX_VERSIONS));
-    assert!(rmp_serde::to_vec(&all).unwrap().len() < CATALOG_PART);
-}

@@ -7,4 +7,5 @@ pub mod entry;
 pub mod merge;
 pub mod own;
 pub mod signed;
+pub mod sums;
 pub mod tree;

@@ -223,7 +223,8 @@ fn show_rtt(micros: u64) -> String {
 }
 
 fn peers(all: &[PeerReport]) -> String {
-    let heads = ["PEER", "NODE", "NETWORK", "ADDRESS", ">FILES", ">RECEIVED", ">SENT", ">ROUND TRIP", "REMARKS"];
+    let heads =
+        ["PEER", "NODE", "NETWORK", "ADDRESS", ">FILES", ">RECEIVED", ">SENT", ">ROUND TRIP", "FOUND BY", "REMARKS"];
     let mut table = Table::new(&heads);
     for peer in all {
         table.row(vec![
@@ -235,7 +236,12 @@ fn peers(all: &[PeerReport]) -> String {
             show_size(peer.received),
             show_size(peer.sent),
             show_rtt(peer.rtt_micros),
-            peer.offences.as_ref().map_or_else(String::new, offences),
+            peer.found.join(", "),
+            match &peer.offences {
+                Some(record) => offences(record),
+                None if peer.connected => String::new(),
+                None => "no session: nobody needs one".into(),
+            },
         ]);
     }
     table.render()

@@ -1,5 +1,6 @@
 //! What a daemon answers. Every type is JSON for programs; the command line turns it into tables for people.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::{NodeId, Root};
 use crate::cache::CacheStats;
 use crate::catalog::tree::FileState;
+use crate::members::lag::LagReport;
 use crate::members::membership::TrackerState;
 use crate::swarm::quarantine::QuarantineReport;
 use crate::swarm::report::TransferReport;
@@ -221,8 +223,17 @@ pub struct NetworkReport {
     pub member: bool,
     /// `HOST:PORT` of its trackers, and how they are where a daemon runs.
     pub trackers: Vec<TrackerState>,
-    /// Peers with a live session.
+    /// Peers that are live, as far as this node can tell.
     pub peers: usize,
+    /// Those of them with which there is a session.
+    pub connected: usize,
+    /// How the live ones were found: by `tracker`, `gossip`, `lan`, `settings`, `memory` or `peer`; one peer may be in
+    /// several.
+    pub found: BTreeMap<String, usize>,
+    /// Members that gossip knows to be alive; nothing where this node does not gossip, or not yet.
+    pub gossip: Option<usize>,
+    /// How long changes of catalogs took to get here.
+    pub lag: LagReport,
     /// Nodes whose catalogs are known, this one included.
     pub nodes: usize,
     /// Files in the view.
@@ -319,7 +330,11 @@ pub struct PeerReport {
     pub name: String,
     /// In which network.
     pub network: String,
-    /// Where the session goes to or comes from, `ADDR:PORT`.
+    /// There is a session with it; if not, it is live all the same, and gets one when it is needed.
+    pub connected: bool,
+    /// How it was found: `tracker`, `gossip`, `lan`, `settings`, `memory`, `peer`.
+    pub found: Vec<String>,
+    /// Where the session goes to or comes from, `ADDR:PORT`; without one, where it would go.
     pub address: String,
     /// True if this node opened it.
     pub outgoing: bool,

@@ -1,5 +1,6 @@
 //! Replication of catalogs: peers tell each other where theirs stand, and fetch what they lack from whoever has it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,14 @@ use super::known::Known;
 use super::membership::{Around, Membership};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
-use crate::base::limits::CATALOG_PART;
+use crate::base::limits::{CATALOG_PART, MAX_VERSIONS};
 use crate::base::quiet::may_log;
 use crate::catalog::copy::CatalogCopy;
 use crate::catalog::signed::CatalogError;
+use crate::catalog::sums::{BucketSet, SumTable};
 use crate::net::link::{LinkError, PeerLink};
 use crate::vault::store::write_in_place;
-use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion, Request, Response};
+use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion, MemberRecord, Request, Response, Sums};
 
 const PURPOSE: &str = "catalog";
 /// Catalogs of nodes that were not seen for 30 days are dropped.
@@ -33,13 +35,15 @@ const PART: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// ...and this much more for each part: 64 KiB/s.
 const PATIENCE_PER_PART: Duration = Duration::from_millis((CATALOG_PART / 64) as u64 * 1000 / 1024);
+/// Nodes about which one message of an exchange tells, more or less.
+const AT_A_TIME: usize = 8192;
 /// Versions are exchanged anew with one peer each time that so many seconds have passed, drawn at random between these two:
 /// a notice that was lost, or not acted upon, heals.
 const EXCHANGE_EVERY: (u64, u64) = (20, 40);
 /// For the answer to that.
 const EXCHANGE: Duration = Duration::from_secs(15);
 
-fn draw() -> u64 {
+pub(super) fn draw() -> u64 {
     let mut bytes = [0; 8];
     // Without random numbers it is always the same peer: better than none.
     let _ = getrandom::fill(&mut bytes);
@@ -56,6 +60,10 @@ enum CatchUpError {
     Answer,
     #[error("no answer in time")]
     Silent,
+}
+
+fn alive(records: &[MemberRecord]) -> SumTable {
+    records.iter().filter(|record| !record.down).copied().collect()
 }
 
 /// One answer, for as long as the peer brings anything.
@@ -79,9 +87,37 @@ impl Membership {
     /// Answers what a peer asks of catalogs; `None` if it asks for something else.
     pub fn answer(self: &Arc<Self>, link: &Arc<dyn PeerLink>, request: &Request) -> Option<Response> {
         match request {
-            Request::Versions(theirs) => {
-                self.heard_versions(link, theirs);
-                Some(Response::Versions(self.book.lock().some_versions(draw())))
+            Request::Sums(theirs) => {
+                let catalogs = self.book.lock().sums().answer(theirs.catalogs);
+                let records = self.member_records();
+                // Who does not gossip has nothing to add.
+                let members = if records.is_empty() { Vec::new() } else { alive(&records).answer(theirs.members) };
+                if catalogs.is_empty() {
+                    self.heard_all(link);
+                }
+                Some(Response::Sums { catalogs, members })
+            }
+            Request::Versions { buckets, versions } => {
+                let ahead = self.ahead((*buckets).into(), versions);
+                self.heard_versions(link, versions);
+                self.heard_all(link);
+                Some(Response::Versions(ahead))
+            }
+            Request::Members { buckets, members } => {
+                let buckets = BucketSet::from(*buckets);
+                let theirs: HashMap<NodeId, u32> =
+                    members.iter().map(|member| (member.node, member.generation)).collect();
+                let mut ours = self.member_records();
+                // The dead are told of where the asker believes them alive, and nowhere else: all would remember them for ever,
+                // one from the other.
+                ours.retain(|ours| {
+                    let believed = theirs.get(&ours.node);
+                    let news = if ours.down { believed.is_some() } else { believed != Some(&ours.generation) };
+                    buckets.has(&ours.node) && news
+                });
+                ours.truncate(MAX_VERSIONS);
+                self.learn_members(members);
+                Some(Response::Members(ours))
             }
             Request::Catalog(request) => {
                 let copy = self.book.lock().get(request.node).cloned();
@@ -113,10 +149,64 @@ impl Membership {
                 });
             }
         }
-        // After the guards: what is to be fetched counts as under way before the greeting counts as heard.
+    }
+
+    /// A peer has said where its catalogs stand. After what it said was looked at: what is to be fetched counts as under way
+    /// before the greeting counts as heard.
+    pub(super) fn heard_all(&self, link: &Arc<dyn PeerLink>) {
         if self.greeted.send_if_modified(|greeted| greeted.insert(link.node())) {
             self.view_now.notify_one();
         }
+    }
+
+    /// Our catalogs of the nodes in these buckets that are ahead of `theirs`.
+    fn ahead(&self, buckets: BucketSet, theirs: &[CatalogVersion]) -> Vec<CatalogVersion> {
+        let theirs: HashMap<NodeId, (u64, u64)> =
+            theirs.iter().map(|told| (told.node, (told.epoch, told.version))).collect();
+        let mut ours = self.book.lock().versions();
+        ours.retain(|ours| buckets.has(&ours.node) && theirs.get(&ours.node) < Some(&(ours.epoch, ours.version)));
+        ours.truncate(MAX_VERSIONS);
+        ours
+    }
+
+    /// Finds out, together with a peer, in what its knowledge and ours differ: of catalogs, and of who is alive.
+    pub(super) async fn exchange(self: &Arc<Self>, link: &Arc<dyn PeerLink>) {
+        match tokio::time::timeout(EXCHANGE, self.exchange_all(link)).await {
+            Ok(Ok(())) => self.heard_all(link),
+            // Who does not answer is not worth a word: there is a next time.
+            Err(_) | Ok(Err(CatchUpError::Link(_) | CatchUpError::Silent)) => {}
+            Ok(Err(_)) => link.close(),
+        }
+    }
+
+    async fn exchange_all(self: &Arc<Self>, link: &Arc<dyn PeerLink>) -> Result<(), CatchUpError> {
+        let table = self.book.lock().sums().clone();
+        let mut records = self.member_records();
+        records.retain(|record| !record.down);
+        let members = alive(&records);
+        let sums = Sums { catalogs: table.total(), members: members.total() };
+        let answer = link.request(Request::Sums(sums)).await?;
+        let Response::Sums { catalogs: theirs, members: their_members } = answer else {
+            return Err(CatchUpError::Answer);
+        };
+        let versions = self.book.lock().versions();
+        let mut differ = table.differ(&theirs).ok_or(CatchUpError::Answer)?;
+        while !differ.is_empty() {
+            let buckets = differ.take_some(versions.iter().map(|version| &version.node), AT_A_TIME);
+            let mine = versions.iter().filter(|version| buckets.has(&version.node)).copied().collect();
+            let answer = link.request(Request::Versions { buckets: buckets.into(), versions: mine }).await?;
+            let Response::Versions(theirs) = answer else { return Err(CatchUpError::Answer) };
+            self.heard_versions(link, &theirs);
+        }
+        let mut differ = members.differ(&their_members).ok_or(CatchUpError::Answer)?;
+        while !differ.is_empty() && !records.is_empty() {
+            let buckets = differ.take_some(records.iter().map(|record| &record.node), AT_A_TIME);
+            let mine = records.iter().filter(|record| buckets.has(&record.node)).copied().collect();
+            let answer = link.request(Request::Members { buckets: buckets.into(), members: mine }).await?;
+            let Response::Members(theirs) = answer else { return Err(CatchUpError::Answer) };
+            self.learn_members(&theirs);
+        }
+        Ok(())
     }
 
     /// Fetches one catalog, of one peer after the other until nobody is known to have more.
@@ -143,21 +233,14 @@ impl Membership {
         }
     }
 
-    /// Asks one peer after the other, now and then, where its catalogs stand, and tells it where the own ones do.
+    /// Compares notes with one peer after the other, now and then.
     pub(super) async fn exchange_loop(self: Arc<Self>) {
         loop {
             let (from, to) = EXCHANGE_EVERY;
             tokio::time::sleep(Duration::from_secs(from + draw() % (to - from + 1))).await;
             let links = self.links();
             let Some(link) = links.get((draw() % links.len().max(1) as u64) as usize) else { continue };
-            let ours = self.book.lock().some_versions(draw());
-            let answer = tokio::time::timeout(EXCHANGE, link.request(Request::Versions(ours))).await;
-            // Who does not answer is not worth a word: there is a next time.
-            if let Ok(Ok(Response::Versions(theirs))) = answer
-                && !link.is_closed()
-            {
-                self.heard_versions(link, &theirs);
-            }
+            self.exchange(link).await;
         }
     }
 
@@ -188,11 +271,17 @@ impl Membership {
                 .await
                 .map_err(|_| CatchUpError::Answer);
         }
+        let had = self.book.lock().get(node).is_some();
         let put = {
             let mut book = self.book.lock();
             (book.get(node).is_some() || book.all().count() < MAX_CATALOGS) && book.put(Arc::clone(&copy))
         };
         if put {
+            if had {
+                // By the owner's clock and this one's: what is negative is no time.
+                let ms = Timestamp::now().millis_since(copy.at());
+                self.lag.lock().note(Duration::from_millis(ms));
+            }
             let membership = Arc::clone(self);
             let stored = Arc::clone(&copy);
             tokio::task::spawn_blocking(move || membership.save_catalog(&stored));

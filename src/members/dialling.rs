@@ -1,50 +1,78 @@
-//! Bringing up sessions with every peer that is known and not connected.
+//! Bringing up sessions: with neighbours, with whom somebody needs, and now and then with those who went away; and closing
+//! those that nobody needs any more.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::membership::Membership;
+use super::known::{Found, Known, Wanted, is_nobody};
+use super::membership::{Around, Membership};
+use super::neighbours::neighbours;
+use super::roster::Ending;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
 use crate::net::dial::{DialError, dial};
 use crate::net::handshake::HandshakeError;
 use crate::net::link::{PeerAddr, PeerLink};
 use crate::vault::store::write_in_place;
-
-use super::known::Known;
-use super::membership::Around;
+use crate::wire::message::Notice;
 
 const PURPOSE: &str = "known peers";
 /// Dials at once: a node that comes back to a network of thousands must not open all sessions in one moment.
 pub(super) const AT_ONCE: usize = 64;
-
-/// A placeholder for an address of which nobody knows yet who is there.
-fn is_nobody(node: &NodeId) -> bool {
-    node.0[..24] == [0; 24]
-}
+/// Between two looks at who is due, at least.
+const GATHER: Duration = Duration::from_millis(5);
+/// Between two looks for sessions that nobody needs.
+const SWEEP: Duration = Duration::from_secs(10);
+/// A session that nobody needs is closed after so long.
+const IDLE: Duration = Duration::from_secs(60);
+/// For how long a session is tried to be had after somebody needed it.
+const DEMAND: Duration = Duration::from_secs(30);
+/// For saying that a session ends.
+const LAST_WORD: Duration = Duration::from_millis(200);
 
 impl Membership {
     pub(super) async fn dial_loop(self: Arc<Self>) {
+        let mut swept = Instant::now();
         loop {
             let next = self.dial_due();
-            match next {
-                Some(next) => tokio::select! {
-                    () = tokio::time::sleep_until(next.into()) => {}
-                    () = self.dial_now.notified() => {}
-                },
-                None => self.dial_now.notified().await,
+            if swept.elapsed() >= SWEEP {
+                swept = Instant::now();
+                self.close_idle();
             }
+            let next = next.unwrap_or(swept + SWEEP).min(swept + SWEEP);
+            tokio::select! {
+                () = tokio::time::sleep_until(next.into()) => {}
+                () = self.dial_now.notified() => {}
+            }
+            // What comes together is looked at together.
+            tokio::time::sleep(GATHER).await;
         }
     }
 
     /// Begins to dial everybody who is due. Returns when somebody is due next.
     pub(super) fn dial_due(self: &Arc<Self>) -> Option<Instant> {
         let own = self.around.identity.node;
+        let now = Instant::now();
         let (due, next) = {
             let roster = self.roster.lock();
+            let neighbours = neighbours(&own, roster.live(), self.around.mesh);
+            let mut demand = self.demand.lock();
+            demand.retain(|_, until| *until > now);
             let mut known = self.known.lock();
-            let wanted = |node: &NodeId| *node != own && !roster.has(node);
-            let due = known.due(Instant::now(), wanted);
+            let alone = roster.live_count() == 0;
+            let wanted = |node: &NodeId| {
+                if *node == own || roster.has(node) {
+                    Wanted::No
+                } else if alone || is_nobody(node) || neighbours.contains(node) || demand.contains_key(node) {
+                    Wanted::Now
+                } else if roster.is_live(node) {
+                    Wanted::No
+                } else {
+                    Wanted::Slowly
+                }
+            };
+            let due = known.due(now, wanted);
             (due, known.next(wanted))
         };
         for (node, addr) in due {
@@ -66,20 +94,89 @@ impl Membership {
         next
     }
 
+    /// Closes sessions that this node opened and that neither side has used for a while, unless they are with neighbours. Who
+    /// was called leaves that to the caller.
+    fn close_idle(&self) {
+        let own = self.around.identity.node;
+        let idle: Vec<Arc<dyn PeerLink>> = {
+            let roster = self.roster.lock();
+            let neighbours = neighbours(&own, roster.live(), self.around.mesh);
+            let demand = self.demand.lock();
+            let idle = |link: &&Arc<dyn PeerLink>| {
+                let node = link.node();
+                link.we_called()
+                    && link.unused_for() > IDLE
+                    && !neighbours.contains(&node)
+                    && !demand.contains_key(&node)
+                    && roster.lives_without_session(&node)
+            };
+            roster.links().filter(idle).cloned().collect()
+        };
+        for link in idle {
+            self.endings.lock().insert(link.node(), Ending::Idle);
+            link.notify(Notice::Idle);
+            let link = Arc::clone(&link);
+            tokio::spawn(async move {
+                tokio::time::sleep(LAST_WORD).await;
+                link.close();
+            });
+        }
+    }
+
+    /// Somebody announces itself on the local network, at one of these addresses.
+    pub fn found_nearby(&self, addrs: &[SocketAddr]) {
+        let mut known = self.known.lock();
+        addrs.iter().for_each(|addr| known.hear_of_nobody(*addr, Found::Lan, Instant::now()));
+        drop(known);
+        self.dial_now.notify_one();
+    }
+
+    /// A session with each of these nodes is needed, for a while.
+    pub(super) fn demand(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        let until = Instant::now() + DEMAND;
+        let mut demand = self.demand.lock();
+        for node in nodes {
+            demand.insert(node, until);
+        }
+        drop(demand);
+        self.dial_now.notify_one();
+    }
+
     async fn dial_one(&self, node: NodeId, addr: PeerAddr) -> Option<Arc<dyn PeerLink>> {
         let service = self.around.service.get().and_then(std::sync::Weak::upgrade)?;
         let expect = (!is_nobody(&node)).then_some(node);
         let dialled = dial(addr, &self.around.identity, &self.access, expect, service).await;
         match &dialled {
             Ok(link) => {
-                // A configured address now has a name.
                 let PeerAddr::Tcp(addr) = addr;
-                self.known.lock().hear(link.node(), &[addr], Instant::now());
+                let mut known = self.known.lock();
+                // An address of the settings or the local network now has a name.
+                let found = known.found(&node);
+                let how = Found::ALL.iter().map(|(how, _)| *how).filter(|how| found & *how as u8 != 0);
+                how.for_each(|how| known.hear(link.node(), &[addr], how, Instant::now()));
+                if is_nobody(&node) {
+                    known.named(&node, Some(link.node()));
+                }
             }
-            Err(DialError::Handshake(HandshakeError::Myself)) => {}
+            Err(DialError::Handshake(HandshakeError::Myself)) if is_nobody(&node) => {
+                self.known.lock().named(&node, None);
+            }
             Err(error) => tracing::debug!(peer = %node.short(12), %error, "can't connect"),
         }
-        self.known.lock().dialled(node, dialled.is_ok(), Instant::now());
+        let now = Instant::now();
+        let in_vain = {
+            let mut known = self.known.lock();
+            known.dialled(node, dialled.is_ok(), now);
+            dialled.is_err() && known.in_vain(&node)
+        };
+        if in_vain {
+            self.demand.lock().remove(&node);
+            if self.roster.lock().unreachable(node, now) {
+                self.view_now.notify_one();
+            }
+            // Who waits for a session with it waits in vain.
+            self.sessions.send_modify(|number| *number += 1);
+        }
         dialled.ok()
     }
 

@@ -10,14 +10,22 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::NodeId;
 use crate::net::link::PeerAddr;
 
-/// The first retry, and the longest pause between retries.
+/// The first retry; the pause between retries for as long as the peer may come back any moment, as after a partition; and
+/// in the end.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(4);
 const LAST_RETRY: Duration = Duration::from_secs(60);
+/// So many rounds of retries are made before the pauses grow beyond [`RETRY`].
+const PERSISTENCE: u32 = 40;
 /// Peers that are remembered, and addresses of one: a hostile tracker can't fill memory.
 const MAX_PEERS: usize = 100_000;
 /// Nodes of which it is remembered when they were last seen: as many as peers and catalogs that are kept.
 const MAX_SEEN: usize = 100_000;
 const MAX_ADDRS: usize = 16;
+/// So often whoever announces itself on the local network is tried.
+const STRANGER: u32 = 3;
+/// Of peers that are wanted slowly: so many are tried in each such time.
+const SLOWLY: (usize, Duration) = (4, Duration::from_secs(1));
 /// A peer that was not seen for this long is forgotten.
 const FORGET: i64 = 30 * 24 * 3600;
 
@@ -28,8 +36,53 @@ struct Remembered {
     seen: Option<Timestamp>,
 }
 
+/// How much a peer is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// Not now.
+    No,
+    /// Now and then, to find out whether it is back: few of those at once, however many there are.
+    Slowly,
+    /// As soon as it is due.
+    Now,
+}
+
+/// How a peer became known; several may be true.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Found {
+    /// A tracker named it.
+    Tracker = 1,
+    /// Gossip told of it.
+    Gossip = 2,
+    /// It announced itself on the local network.
+    Lan = 4,
+    /// The settings name its address.
+    Settings = 8,
+    /// It was known when this node last ran.
+    Memory = 16,
+    /// A peer told of it, or it came by itself.
+    Peer = 32,
+}
+
+impl Found {
+    /// All of them, with the words for people and metrics.
+    pub const ALL: [(Self, &'static str); 6] = [
+        (Self::Tracker, "tracker"),
+        (Self::Gossip, "gossip"),
+        (Self::Lan, "lan"),
+        (Self::Settings, "settings"),
+        (Self::Memory, "memory"),
+        (Self::Peer, "peer"),
+    ];
+}
+
 #[derive(Debug)]
 struct Peer {
+    /// [`Found`], combined.
+    found: u8,
+    /// Of a placeholder for an address: who was there the last time.
+    stands_for: Option<NodeId>,
     addrs: Vec<SocketAddr>,
     /// Which address comes next.
     turn: usize,
@@ -42,12 +95,29 @@ struct Peer {
 #[derive(Debug, Default)]
 pub struct Known {
     peers: BTreeMap<NodeId, Peer>,
+    /// When peers that are wanted slowly may be tried again.
+    slowly: Option<Instant>,
     /// Also of nodes without an address: those whose catalogs others pass on count for the names in the view.
     seen: BTreeMap<NodeId, Timestamp>,
 }
 
 fn pause(failures: u32) -> Duration {
-    FIRST_RETRY.saturating_mul(1 << failures.min(10).saturating_sub(1)).min(LAST_RETRY)
+    let doubled = |times: u32| 1u32 << times.min(10);
+    let persistent = FIRST_RETRY.saturating_mul(doubled(failures.saturating_sub(1))).min(RETRY);
+    persistent.saturating_mul(doubled(failures.saturating_sub(PERSISTENCE))).min(LAST_RETRY)
+}
+
+/// A placeholder for an address of which nobody knows yet who is there.
+fn nobody_at(addr: SocketAddr) -> NodeId {
+    let mut nobody = [0; 32];
+    let hash = blake3::hash(addr.to_string().as_bytes());
+    nobody[24..].copy_from_slice(&hash.as_bytes()[..8]);
+    NodeId(nobody)
+}
+
+/// True of a placeholder.
+pub fn is_nobody(node: &NodeId) -> bool {
+    node.0[..24] == [0; 24]
 }
 
 impl Known {
@@ -57,7 +127,7 @@ impl Known {
         let mut known = Self::default();
         for peer in remembered {
             if let Some(seen) = peer.seen.filter(|seen| seen.secs.saturating_add(FORGET) > wall.secs) {
-                known.hear(peer.node, &peer.addrs, now);
+                known.hear(peer.node, &peer.addrs, Found::Memory, now);
                 known.seen(peer.node, seen);
             }
         }
@@ -75,18 +145,21 @@ impl Known {
         rmp_serde::to_vec(&all).unwrap_or_default()
     }
 
-    /// Somebody says that `node` is active at `addrs`: tried at once.
-    pub fn hear(&mut self, node: NodeId, addrs: &[SocketAddr], now: Instant) {
+    /// Somebody says that `node` is active at `addrs`: due at once.
+    pub fn hear(&mut self, node: NodeId, addrs: &[SocketAddr], found: Found, now: Instant) {
         if addrs.is_empty() || (self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&node)) {
             return;
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer {
+            found: 0,
+            stands_for: None,
             addrs: Vec::new(),
             turn: 0,
             failures: 0,
             next: now,
             dialling: false,
         });
+        peer.found |= found as u8;
         // The newest first; old ones stay as a fallback.
         let mut all = addrs.to_vec();
         all.extend(peer.addrs.iter().filter(|old| !addrs.contains(old)).copied());
@@ -97,22 +170,81 @@ impl Known {
         peer.next = peer.next.min(now);
     }
 
-    /// Whom to dial now, of those whom `wanted` (not connected yet) accepts. They count as being dialled from here on.
-    pub fn due(&mut self, now: Instant, wanted: impl Fn(&NodeId) -> bool) -> Vec<(NodeId, PeerAddr)> {
+    /// Whom to dial now, by how much each is `wanted`. They count as being dialled from here on.
+    pub fn due(&mut self, now: Instant, wanted: impl Fn(&NodeId) -> Wanted) -> Vec<(NodeId, PeerAddr)> {
         let mut due = Vec::new();
+        let mut slow = Vec::new();
         for (node, peer) in &mut self.peers {
-            if !peer.dialling && peer.next <= now && wanted(node) {
-                peer.dialling = true;
-                let addr = peer.addrs[peer.turn % peer.addrs.len()];
-                due.push((*node, PeerAddr::Tcp(addr)));
+            if peer.dialling || peer.next > now {
+                continue;
+            }
+            match wanted(peer.stands_for.as_ref().unwrap_or(node)) {
+                Wanted::No => {}
+                Wanted::Slowly => slow.push((peer.next, *node)),
+                Wanted::Now => due.push(*node),
             }
         }
-        due
+        if !slow.is_empty() && self.slowly.is_none_or(|again| again <= now) {
+            // Who has waited longest comes first.
+            slow.sort_unstable();
+            due.extend(slow.into_iter().take(SLOWLY.0).map(|(_, node)| node));
+            self.slowly = Some(now + SLOWLY.1);
+        }
+        let dial = |node: NodeId| {
+            let peer = self.peers.get_mut(&node)?;
+            peer.dialling = true;
+            Some((node, PeerAddr::Tcp(*peer.addrs.get(peer.turn % peer.addrs.len().max(1))?)))
+        };
+        due.into_iter().filter_map(dial).collect()
     }
 
     /// When somebody is due next.
-    pub fn next(&self, wanted: impl Fn(&NodeId) -> bool) -> Option<Instant> {
-        self.peers.iter().filter(|(node, peer)| !peer.dialling && wanted(node)).map(|(_, peer)| peer.next).min()
+    pub fn next(&self, wanted: impl Fn(&NodeId) -> Wanted) -> Option<Instant> {
+        let at = |(node, peer): (&NodeId, &Peer)| match wanted(peer.stands_for.as_ref().unwrap_or(node)) {
+            Wanted::No => None,
+            Wanted::Slowly => Some(peer.next.max(self.slowly.unwrap_or(peer.next))),
+            Wanted::Now => Some(peer.next),
+        };
+        self.peers.iter().filter(|(_, peer)| !peer.dialling).filter_map(at).min()
+    }
+
+    /// Somebody may be at this address, nobody knows who.
+    pub fn hear_of_nobody(&mut self, addr: SocketAddr, found: Found, now: Instant) {
+        self.hear(nobody_at(addr), &[addr], found, now);
+    }
+
+    /// At the address of this placeholder is `node`; or it is this very node, or nobody of this network.
+    pub fn named(&mut self, nobody: &NodeId, node: Option<NodeId>) {
+        match self.peers.get_mut(nobody) {
+            Some(peer) if node.is_some() => peer.stands_for = node,
+            Some(_) => {
+                self.peers.remove(nobody);
+            }
+            None => {}
+        }
+    }
+
+    /// True if every address of `node` was tried in vain since it was last heard of.
+    pub fn in_vain(&self, node: &NodeId) -> bool {
+        self.peers.get(node).is_some_and(|peer| peer.failures as usize >= peer.addrs.len())
+    }
+
+    /// How `node` became known: [`Found`], combined.
+    pub fn found(&self, node: &NodeId) -> u8 {
+        self.peers.get(node).map_or(0, |peer| peer.found)
+    }
+
+    /// Where `node` is tried first.
+    pub fn addr(&self, node: &NodeId) -> Option<SocketAddr> {
+        self.peers.get(node)?.addrs.first().copied()
+    }
+
+    /// Somebody at random among those that `pick` takes, with an address, where to try a datagram.
+    pub fn some(&self, draw: u64, most: usize, pick: impl Fn(&NodeId) -> bool) -> Vec<(NodeId, SocketAddr)> {
+        let start = (draw % self.peers.len().max(1) as u64) as usize;
+        let rotated = self.peers.iter().skip(start).chain(self.peers.iter().take(start));
+        let picked = rotated.filter(|(node, _)| pick(node)).take(most);
+        picked.filter_map(|(node, peer)| Some((*node, *peer.addrs.first()?))).collect()
     }
 
     /// How dialling went.
@@ -124,13 +256,17 @@ impl Known {
             // Every address gets its turn before the pause grows.
             let rounds = peer.failures.div_ceil(peer.addrs.len() as u32);
             peer.next = now + if connected { FIRST_RETRY } else { pause(rounds) };
+            // Somebody of another network, most likely. It announces itself again.
+            if is_nobody(&node) && peer.found == Found::Lan as u8 && peer.failures >= STRANGER {
+                self.peers.remove(&node);
+            }
         }
     }
 
     /// A session with `node` is up, at `addrs` by its own word.
     pub fn met(&mut self, node: NodeId, addrs: &[PeerAddr], wall: Timestamp, now: Instant) {
         let addrs: Vec<SocketAddr> = addrs.iter().map(|PeerAddr::Tcp(addr)| *addr).collect();
-        self.hear(node, &addrs, now + FIRST_RETRY);
+        self.hear(node, &addrs, Found::Peer, now + FIRST_RETRY);
         self.seen(node, wall);
     }
 
@@ -168,21 +304,21 @@ mod tests {
         let start = Instant::now();
         let node = NodeId([1; 32]);
         let mut known = Known::default();
-        known.hear(node, &[([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into()], start);
+        known.hear(node, &[([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 2).into()], Found::Tracker, start);
         let mut now = start;
         let mut tried = Vec::new();
-        for _ in 0..12 {
-            now = known.next(|_| true).unwrap().max(now);
-            let due = known.due(now, |_| true);
+        for _ in 0..2 * (PERSISTENCE + 5) {
+            now = known.next(|_| Wanted::Now).unwrap().max(now);
+            let due = known.due(now, |_| Wanted::Now);
             assert_eq!(due.len(), 1);
-            assert!(known.due(now, |_| true).is_empty());
+            assert!(known.due(now, |_| Wanted::Now).is_empty());
             tried.push(due[0].1);
             known.dialled(node, false, now);
         }
         assert_ne!(tried[0], tried[1]);
-        assert!(now > start + Duration::from_secs(60) && known.next(|_| true).unwrap() <= now + LAST_RETRY);
-        known.hear(node, &[([10, 0, 0, 3], 3).into()], now);
-        assert_eq!(known.due(now, |_| true)[0].1, PeerAddr::Tcp(([10, 0, 0, 3], 3).into()));
+        assert!(now > start + Duration::from_secs(60) && known.next(|_| Wanted::Now).unwrap() <= now + LAST_RETRY);
+        known.hear(node, &[([10, 0, 0, 3], 3).into()], Found::Tracker, now);
+        assert_eq!(known.due(now, |_| Wanted::Now)[0].1, PeerAddr::Tcp(([10, 0, 0, 3], 3).into()));
         known.seen(node, Timestamp { secs: 1000, nanos: 0 });
         let again = Known::load(&known.store(), Timestamp { secs: 2000, nanos: 0 }, now).unwrap();
         assert_eq!(again.last_seen(&node), Some(Timestamp { secs: 1000, nanos: 0 }));
@@ -200,7 +336,7 @@ mod tests {
         assert_eq!(known.last_seen(&node), Some(at(1000)));
         let mut again = Known::load(&known.store(), at(2000), start).unwrap();
         assert_eq!(again.last_seen(&node), Some(at(1000)));
-        assert!(again.due(start, |_| true).is_empty() && again.next(|_| true).is_none());
+        assert!(again.due(start, |_| Wanted::Now).is_empty() && again.next(|_| Wanted::Now).is_none());
         for number in 0..MAX_SEEN as u64 {
             let mut other = [9; 32];
             other[..8].copy_from_slice(&number.to_le_bytes());

@@ -3,7 +3,7 @@
 //! The parts work on one [`Membership`]: `trackers` and `dialling` bring sessions up, `catalogs` replicates, `viewing`
 //! merges. Locks are short and never held across an await.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
@@ -15,10 +15,12 @@ use tokio::task::JoinHandle;
 
 use super::dialling::AT_ONCE;
 use super::fetching::Fetching;
-use super::known::Known;
+use super::gossiping::Gossip;
+use super::known::{Found, Known};
+use super::lag::{Lag, LagReport};
 use super::pending::Pending;
 use super::publishing::Publishing;
-use super::roster::{Joined, Roster};
+use super::roster::{Ending, Joined, Roster};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, NetworkId, NodeId};
 use crate::base::limits::MAX_VERSIONS;
@@ -36,6 +38,9 @@ const GREETING: Duration = Duration::from_secs(2);
 /// How long it may take to reach a node that somebody named.
 const REACH: Duration = Duration::from_secs(5);
 
+/// Sessions with nodes that offer a file, beyond which no others are called for it.
+const SOURCES: usize = 12;
+
 /// What a membership needs of its node.
 pub struct Around {
     /// Who this node is.
@@ -48,12 +53,22 @@ pub struct Around {
     pub linger: Duration,
     /// Peers to try even if nobody names them.
     pub peers: Vec<SocketAddr>,
+    /// Sessions are held with all live peers, if they are no more than this.
+    pub mesh: usize,
+    /// What gossip is sent with; `None` if this node does not gossip.
+    pub datagrams: Option<Arc<dyn SendDatagram>>,
     /// What is whole in the local cache.
     pub whole: Box<dyn Fn(&ContentId) -> bool + Send + Sync>,
     /// Changes when that does.
     pub whole_changes: watch::Receiver<u64>,
     /// Answers what peers ask; set once all is wired.
     pub service: OnceLock<Weak<dyn Service>>,
+}
+
+/// Sends datagrams to other nodes.
+pub trait SendDatagram: Send + Sync {
+    /// Sends one, or drops it: never blocks.
+    fn send(&self, to: SocketAddr, bytes: &[u8]);
 }
 
 /// Who offers what, for the swarm: live nodes only.
@@ -74,6 +89,15 @@ pub struct Membership {
     /// Connected peers that have said where their catalogs stand.
     pub(super) greeted: watch::Sender<HashSet<NodeId>>,
     pub(super) dial_slots: Semaphore,
+    /// With whom a session is needed, and until when.
+    pub(super) demand: Mutex<HashMap<NodeId, Instant>>,
+    /// How sessions end that are about to.
+    pub(super) endings: Mutex<HashMap<NodeId, Ending>>,
+    /// Changes when sessions come and go, or can't be had.
+    pub(super) sessions: watch::Sender<u64>,
+    pub(super) gossip: Gossip,
+    /// How long changes of catalogs are under way.
+    pub(super) lag: Mutex<Lag>,
     /// Catalogs that are being fetched.
     pub(super) fetching: Mutex<Fetching>,
     pub(super) pending: Pending,
@@ -101,6 +125,13 @@ pub struct TrackerState {
     pub nodes: usize,
 }
 
+/// Where in a list of a content's holders this node begins.
+fn own_start(own: &NodeId, content: &ContentId) -> usize {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&own.0).update(&content.root.0);
+    u32::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().unwrap_or(&[0; 4])) as usize
+}
+
 impl Membership {
     /// Joins a network: loads what is known of it, and does nothing yet (see [`Membership::begin`]). `None` if the vault
     /// has only a tracker's key of it. What is counted in `pending` must be over before the first view is complete. Blocks
@@ -112,12 +143,7 @@ impl Membership {
         let own = around.identity.node;
         let (wall, now) = (Timestamp::now(), Instant::now());
         let mut known = Self::load_known(&around, id, wall, now).unwrap_or_default();
-        for (number, addr) in around.peers.iter().enumerate() {
-            // Nobody knows yet who is there: a placeholder, until somebody answers.
-            let mut nobody = [0; 32];
-            nobody[24..].copy_from_slice(&(number as u64 + 1).to_be_bytes());
-            known.hear(NodeId(nobody), &[*addr], now);
-        }
+        around.peers.iter().for_each(|addr| known.hear_of_nobody(*addr, Found::Settings, now));
         let mut book = CatalogBook::new(id, own);
         for copy in Self::load_catalogs(&around, id, &known, wall) {
             let copy = Arc::new(copy);
@@ -139,10 +165,15 @@ impl Membership {
             trackers: network.trackers().to_vec(),
             book: Mutex::new(book),
             publishing: Mutex::default(),
-            roster: Mutex::new(Roster::new(own, linger, remembered)),
+            roster: Mutex::new(Roster::new(own, linger, remembered, now)),
             known: Mutex::new(known),
             greeted: watch::channel(HashSet::new()).0,
             dial_slots: Semaphore::new(AT_ONCE),
+            demand: Mutex::default(),
+            endings: Mutex::default(),
+            sessions: watch::channel(0).0,
+            gossip: Gossip::new(network),
+            lag: Mutex::default(),
             fetching: Mutex::default(),
             pending,
             tracker_states: Mutex::default(),
@@ -165,6 +196,9 @@ impl Membership {
         tasks.push(tokio::spawn(Arc::clone(self).dial_loop()));
         tasks.push(tokio::spawn(Arc::clone(self).view_loop()));
         tasks.push(tokio::spawn(Arc::clone(self).exchange_loop()));
+        if self.around.datagrams.is_some() {
+            tasks.push(tokio::spawn(Arc::clone(self).gossip_loop()));
+        }
         *self.tasks.lock() = tasks;
     }
 
@@ -213,8 +247,8 @@ impl Membership {
         if let Some(link) = self.link(&node) {
             return Some(link);
         }
-        self.known.lock().hear(node, addrs, Instant::now());
-        self.dial_now.notify_one();
+        self.known.lock().hear(node, addrs, Found::Peer, Instant::now());
+        self.demand([node]);
         let mut greeted = self.greeted.subscribe();
         let connected = greeted.wait_for(|greeted| greeted.contains(&node));
         let _ = tokio::time::timeout(REACH, connected).await;
@@ -231,12 +265,86 @@ impl Membership {
         self.roster.lock().links().cloned().collect()
     }
 
-    /// Sessions with the live nodes that offer `content`.
+    /// Sessions with live nodes that offer `content`. Where there are few, others are called: they are among the sources once
+    /// [`Membership::sessions`] changes.
     pub fn sources(&self, content: &ContentId) -> Vec<Arc<dyn PeerLink>> {
+        let nodes = self.holders_of(content);
+        let (links, absent) = self.met_and_absent(&nodes);
+        if links.len() < SOURCES && !absent.is_empty() {
+            // Not the same ones for everybody.
+            let start = own_start(&self.around.identity.node, content) % absent.len();
+            self.demand(absent.iter().cycle().skip(start).take((SOURCES - links.len()).min(absent.len())).copied());
+        }
+        links
+    }
+
+    /// True if somebody who offers `content` is being called.
+    pub fn is_calling(&self, content: &ContentId) -> bool {
+        let (_, absent) = self.met_and_absent(&self.holders_of(content));
+        let demand = self.demand.lock();
+        absent.iter().any(|node| demand.contains_key(node))
+    }
+
+    fn holders_of(&self, content: &ContentId) -> Vec<NodeId> {
         let holders = Arc::clone(&self.holders.borrow());
-        let Some(nodes) = holders.get(content) else { return Vec::new() };
+        holders.get(content).cloned().unwrap_or_default()
+    }
+
+    /// Sessions with some of `nodes`, and those that are live without one.
+    fn met_and_absent(&self, nodes: &[NodeId]) -> (Vec<Arc<dyn PeerLink>>, Vec<NodeId>) {
         let roster = self.roster.lock();
-        nodes.iter().filter_map(|node| roster.link(node).cloned()).collect()
+        let (mut links, mut absent) = (Vec::new(), Vec::new());
+        for node in nodes {
+            match roster.link(node) {
+                Some(link) => links.push(Arc::clone(link)),
+                None if roster.is_live(node) => absent.push(*node),
+                None => {}
+            }
+        }
+        (links, absent)
+    }
+
+    /// Changes when sessions come and go, or can't be had.
+    pub fn sessions(&self) -> watch::Receiver<u64> {
+        self.sessions.subscribe()
+    }
+
+    /// How many peers are live.
+    pub fn live_peers(&self) -> usize {
+        self.roster.lock().live_count()
+    }
+
+    /// How many live peers were found in each way; one peer may be in several.
+    pub fn found_by(&self) -> BTreeMap<String, usize> {
+        let roster = self.roster.lock();
+        let known = self.known.lock();
+        let mut found = BTreeMap::new();
+        for node in roster.live() {
+            let how = known.found(node);
+            for (_, word) in Found::ALL.iter().filter(|(bit, _)| how & *bit as u8 != 0) {
+                *found.entry((*word).to_owned()).or_default() += 1;
+            }
+        }
+        found
+    }
+
+    /// How long changes of catalogs took to get here.
+    pub fn lag(&self) -> LagReport {
+        self.lag.lock().report()
+    }
+
+    /// Live peers with which there is no session.
+    pub fn live_without_session(&self) -> Vec<NodeId> {
+        let roster = self.roster.lock();
+        roster.live().filter(|node| !roster.has(node)).copied().collect()
+    }
+
+    /// How a peer was found, and where it may be reached.
+    pub fn acquaintance(&self, node: &NodeId) -> (Vec<&'static str>, Option<SocketAddr>) {
+        let known = self.known.lock();
+        let how = known.found(node);
+        let words = Found::ALL.iter().filter(|(bit, _)| how & *bit as u8 != 0).map(|(_, word)| *word);
+        (words.collect(), known.addr(node))
     }
 
     /// Trackers, as of their last answers.
@@ -252,30 +360,43 @@ impl Membership {
     /// A session of this network is up.
     pub fn connected(self: &Arc<Self>, link: Arc<dyn PeerLink>) {
         let node = link.node();
-        let joined = self.roster.lock().join(&link, Instant::now());
+        let (joined, changed) = self.roster.lock().join(&link, Instant::now());
         if joined == Joined::Closed {
             return;
         }
         self.known.lock().met(node, link.addrs(), Timestamp::now(), Instant::now());
         tracing::info!(peer = %node.short(12), network = %self.id.short(12), "connected");
         let pending = self.pending.guard();
-        let versions = self.book.lock().versions();
-        Self::tell_one(&link, &versions);
-        self.view_now.notify_one();
+        self.sessions.send_modify(|number| *number += 1);
+        self.gossip_with(&link);
+        if changed {
+            self.view_now.notify_one();
+        }
         let membership = Arc::clone(self);
         tokio::spawn(async move {
+            // Who called asks; who was called hears of the caller's catalogs by what it is asked.
+            if link.we_called() {
+                membership.exchange(&link).await;
+            }
             membership.until_greeted(&link).await;
             drop(pending);
             link.closed().await;
-            let left = membership.roster.lock().leave(&link, Instant::now());
-            if left {
-                membership.greeted.send_if_modified(|greeted| greeted.remove(&node));
-                tracing::info!(peer = %node.short(12), network = %membership.id.short(12), "disconnected");
-                membership.known.lock().lost(node, Timestamp::now(), Instant::now());
-                membership.view_now.notify_one();
-                membership.dial_now.notify_one();
-            }
+            membership.disconnected(&link);
         });
+    }
+
+    fn disconnected(&self, link: &Arc<dyn PeerLink>) {
+        let node = link.node();
+        let (ending, now) = (self.endings.lock().remove(&node).unwrap_or(Ending::Broken), Instant::now());
+        let Some(changed) = self.roster.lock().leave(link, ending, now) else { return };
+        self.greeted.send_if_modified(|greeted| greeted.remove(&node));
+        tracing::info!(peer = %node.short(12), network = %self.id.short(12), ?ending, "disconnected");
+        self.known.lock().lost(node, Timestamp::now(), now);
+        self.sessions.send_modify(|number| *number += 1);
+        if changed {
+            self.view_now.notify_one();
+        }
+        self.dial_now.notify_one();
     }
 
     /// Waits for the peer's first word on its catalogs, for a while.
@@ -293,23 +414,25 @@ impl Membership {
         match notice {
             Notice::Versions(versions) => self.heard_versions(link, &versions),
             // It says goodbye rather than vanish: no need to wait for a time-out.
-            Notice::Bye => link.close(),
+            Notice::Bye => self.ends(link, Ending::Goodbye),
+            Notice::Idle => self.ends(link, Ending::Idle),
             _ => {}
         }
+    }
+
+    fn ends(&self, link: &Arc<dyn PeerLink>, ending: Ending) {
+        // Of the session that counts: a peer may say much on one that was replaced.
+        if self.link(&link.node()).is_some_and(|current| Arc::ptr_eq(&current, link)) {
+            self.endings.lock().insert(link.node(), ending);
+        }
+        link.close();
     }
 
     /// Tells all peers of catalogs that moved, but for the one that they came from.
     pub(super) fn tell(&self, versions: &[CatalogVersion], from: Option<NodeId>) {
         for link in self.links().into_iter().filter(|link| Some(link.node()) != from) {
-            Self::tell_one(&link, versions);
+            versions.chunks(MAX_VERSIONS).for_each(|some| link.notify(Notice::Versions(some.to_vec())));
         }
-    }
-
-    /// In as many notices as it takes: one at least, for the first is a greeting.
-    fn tell_one(link: &Arc<dyn PeerLink>, versions: &[CatalogVersion]) {
-        let (first, rest) = versions.split_at(versions.len().min(MAX_VERSIONS));
-        link.notify(Notice::Versions(first.to_vec()));
-        rest.chunks(MAX_VERSIONS).for_each(|more| link.notify(Notice::Versions(more.to_vec())));
     }
 
     /// Says goodbye to trackers and peers, saves what is known, and ends all tasks.
@@ -317,6 +440,7 @@ impl Membership {
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }
+        self.leave_gossip();
         self.leave_trackers().await;
         for link in self.links() {
             link.notify(Notice::Bye);

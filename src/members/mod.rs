@@ -3,8 +3,12 @@
 mod catalogs;
 mod dialling;
 mod fetching;
+pub mod gossip;
+mod gossiping;
 pub mod known;
+pub mod lag;
 pub mod membership;
+pub mod neighbours;
 #[cfg(test)]
 mod pair;
 pub mod pending;

@@ -46,6 +46,8 @@ pub fn member_around(tag: u8, dir: &Path, pending: Pending, whole_changes: watch
         state_dir: dir.into(),
         linger: Duration::ZERO,
         peers: Vec::new(),
+        mesh: 16,
+        datagrams: None,
         whole: Box::new(|_| false),
         whole_changes,
         service: OnceLock::new(),

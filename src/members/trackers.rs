@@ -1,5 +1,6 @@
 //! Pinging the trackers: any one is enough, all are told.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,8 +8,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 
+use super::known::Found;
 use super::membership::{Membership, TrackerState};
 use super::pending::Guard;
+use crate::base::ids::NodeId;
 use crate::net::dial::dial;
 use crate::net::link::{Answer, PeerAddr, PeerLink, Service};
 use crate::tracker::client::Feed;
@@ -52,9 +55,10 @@ impl Membership {
     async fn ping_loop(self: Arc<Self>, number: usize, first: Guard) {
         let mut first = Some(first);
         let mut feed = Feed::default();
+        let mut listed = BTreeSet::new();
         let mut link: Option<Arc<dyn PeerLink>> = None;
         loop {
-            let pinged = self.ping(number, &mut feed, &mut link).await;
+            let pinged = self.ping(number, &mut feed, &mut listed, &mut link).await;
             drop(first.take());
             let pause = match pinged {
                 Ok(pause) => {
@@ -68,6 +72,30 @@ impl Membership {
                 }
             };
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Takes in who is listed now, and who was and is no more.
+    fn listed(&self, number: usize, listed: &mut BTreeSet<NodeId>, feed: &Feed) {
+        let now = Instant::now();
+        let mut changed = false;
+        {
+            let mut roster = self.roster.lock();
+            listed.retain(|node| {
+                let stays = feed.active().contains_key(node);
+                if !stays {
+                    changed |= roster.tracked(*node, number, false, now);
+                }
+                stays
+            });
+            for node in feed.active().keys() {
+                if listed.insert(*node) {
+                    changed |= roster.tracked(*node, number, true, now);
+                }
+            }
+        }
+        if changed {
+            self.view_now.notify_one();
         }
     }
 
@@ -94,6 +122,7 @@ impl Membership {
         self: &Arc<Self>,
         number: usize,
         feed: &mut Feed,
+        listed: &mut BTreeSet<NodeId>,
         link: &mut Option<Arc<dyn PeerLink>>,
     ) -> Result<Duration, String> {
         let open = match link.as_ref().filter(|link| !link.is_closed()) {
@@ -109,11 +138,13 @@ impl Membership {
         match answer {
             Ok(Ok(Response::Announced(announced))) => {
                 let pause = announced.ping_every_ms.clamp(PING_LIMITS.0, PING_LIMITS.1);
+                let fresh = feed.take(announced);
                 let mut known = self.known.lock();
-                for (node, addrs) in feed.take(announced) {
-                    known.hear(node, &addrs, Instant::now());
+                for (node, addrs) in fresh {
+                    known.hear(node, &addrs, Found::Tracker, Instant::now());
                 }
                 drop(known);
+                self.listed(number, listed, feed);
                 // Here rather than by the loop: what is found counts as under way before this ping counts as done.
                 self.dial_due();
                 Ok(Duration::from_millis(pause.into()))

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -95,6 +96,10 @@ pub trait PeerLink: Send + Sync + fmt::Debug {
     fn close(&self);
     /// Counters.
     fn stats(&self) -> LinkStats;
+    /// For how long neither side has asked the other for a catalog or for anything of a file.
+    fn unused_for(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// What a node does with what a peer asks and says. One per daemon; called concurrently, on tokio's workers, so it must

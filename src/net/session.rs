@@ -43,6 +43,8 @@ const WRITE: usize = 512 * 1024;
 /// What one read takes from the socket at most.
 const READ: usize = 512 * 1024;
 const TAG: usize = 16;
+/// A session that nobody uses is pinged by each side at least this often.
+const OWN_PING: Duration = Duration::from_secs(25);
 /// Bytes that the kernel takes beyond what is on its way: one write, so that it always has something to send.
 const UNSENT: u32 = 512 * 1024;
 
@@ -58,11 +60,13 @@ type Waiter = oneshot::Sender<Result<Reply, LinkError>>;
 fn room_for(request: &Request) -> usize {
     let bytes = match request {
         Request::Chunk { .. } => CHUNK,
-        Request::Catalog(_) | Request::Versions(_) | Request::Announce(_) => CATALOG_PART as u64,
+        Request::Catalog(_) | Request::Versions { .. } | Request::Members { .. } | Request::Announce(_) => {
+            CATALOG_PART as u64
+        }
         // A small file comes with its opening; a large one has its first level of hashes, and the first group's.
         Request::Open(content) if content.is_small() => content.size,
         Request::Open(content) => (group_count(content.size) + GROUP_CHUNKS).saturating_mul(HASH),
-        Request::Ping | Request::Group { .. } => 0,
+        Request::Ping | Request::Sums(_) | Request::Group { .. } => 0,
     };
     if bytes > LARGE_ANSWER as u64 { bytes.min(BULK_ROOM as u64) as usize } else { 0 }
 }
@@ -93,6 +97,10 @@ pub struct Session {
     rate: AtomicU64,
     /// When anything was last received, in milliseconds since `began`.
     heard: AtomicU64,
+    /// The same of the peer's last ping.
+    pinged: AtomicU64,
+    /// When either side last asked the other for what nobody else might have, in milliseconds since `began`.
+    used: AtomicU64,
 }
 
 impl fmt::Debug for Session {
@@ -129,6 +137,8 @@ impl Session {
             rtt_micros: AtomicU64::new(0),
             rate: AtomicU64::new(0),
             heard: AtomicU64::new(0),
+            pinged: AtomicU64::new(0),
+            used: AtomicU64::new(0),
         });
         // What waits should wait here, where control goes before bulk and givers before takers, and not in the kernel.
         if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT) {
@@ -177,6 +187,29 @@ impl Session {
                 Err(_) => return,
             }
             tokio::time::sleep(KEEPALIVE).await;
+            // On a session that nobody uses one side's pings are sign enough of the other's life; now and then each measures
+            // the way itself.
+            while self.unused_for() > KEEPALIVE
+                && asked.elapsed() < OWN_PING
+                && self.elapsed() - self.pinged.load(Ordering::Relaxed) < 2 * KEEPALIVE.as_millis() as u64
+            {
+                tokio::time::sleep(KEEPALIVE).await;
+            }
+        }
+    }
+
+    /// Comparing notes, which any other session would do for, is no use of this one.
+    fn note_use(&self, request: &Request) {
+        let used = match request {
+            Request::Catalog(_) | Request::Open(_) | Request::Group { .. } | Request::Chunk { .. } => true,
+            Request::Ping
+            | Request::Sums(_)
+            | Request::Versions { .. }
+            | Request::Members { .. }
+            | Request::Announce(_) => false,
+        };
+        if used {
+            self.used.store(self.elapsed(), Ordering::Relaxed);
         }
     }
 
@@ -318,8 +351,10 @@ impl Session {
             Kind::Request => {
                 let request = rmp_serde::from_slice(&body).map_err(|_| malformed())?;
                 if request == Request::Ping {
+                    self.pinged.store(self.elapsed(), Ordering::Relaxed);
                     return self.answer(header.id, encoded(&Response::Pong)?, Held::default());
                 }
+                self.note_use(&request);
                 let place = self.serving.begin(header.id).ok_or_else(malformed)?;
                 let held = Held { place: Some(place), ..Held::default() };
                 let task = tokio::spawn(Arc::clone(self).serve(header.id, request, held, Arc::clone(service)));
@@ -414,6 +449,7 @@ impl Session {
                 () = self.closed() => return Err(LinkError::Closed),
             }),
         };
+        self.note_use(request);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (waiter, answer) = oneshot::channel();
         self.waiting.lock().insert(id, waiter);
@@ -533,6 +569,10 @@ impl PeerLink for Session {
             sent: self.sent.load(Ordering::Relaxed),
             rtt_micros: self.rtt_micros.load(Ordering::Relaxed),
         }
+    }
+
+    fn unused_for(&self) -> Duration {
+        Duration::from_millis(self.elapsed().saturating_sub(self.used.load(Ordering::Relaxed)))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::net::handshake::{Kind, Opened, initiate};
 use crate::net::link::{Answer, LinkError, PeerAddr};
 use crate::vault::keys::NetworkKey;
 use crate::wire::frame::{Header, Kind as FrameKind};
-use crate::wire::message::{CatalogAnswer, CatalogRequest, Notice, Request, Response};
+use crate::wire::message::{Buckets, CatalogAnswer, CatalogRequest, Notice, Request, Response};
 
 #[derive(Default)]
 struct Peer {
@@ -168,7 +168,7 @@ async fn a_dropped_request_is_cancelled_at_the_other_side() {
     }
     until(0).await;
     // The session lives on.
-    assert!(link.request(Request::Versions(Vec::new())).await.is_ok());
+    assert!(link.request(Request::Versions { buckets: Buckets([255; 32]), versions: Vec::new() }).await.is_ok());
 }
 
 #[tokio::test]

@@ -167,10 +167,13 @@ impl Node {
             for link in joined.membership.links() {
                 let stats = link.stats();
                 let PeerAddr::Tcp(address) = link.remote();
+                let (found, _) = joined.membership.acquaintance(&link.node());
                 peers.push(PeerReport {
                     node: link.node(),
                     name: link.name().to_owned(),
                     network: joined.membership.name().to_owned(),
+                    connected: true,
+                    found: found.into_iter().map(str::to_owned).collect(),
                     address: address.to_string(),
                     outgoing: link.we_called(),
                     received: stats.received,
@@ -179,6 +182,25 @@ impl Node {
                     files: catalogs.get(&link.node()).copied().unwrap_or(0),
                     upload_share: shares.get(&link.node()).map_or(0, |share| (share * 1000.0).round() as u16),
                     offences: offences.get(&link.node()).cloned(),
+                });
+            }
+            for node in joined.membership.live_without_session() {
+                let (found, address) = joined.membership.acquaintance(&node);
+                peers.push(PeerReport {
+                    node,
+                    // It says so in a session.
+                    name: String::new(),
+                    network: joined.membership.name().to_owned(),
+                    connected: false,
+                    found: found.into_iter().map(str::to_owned).collect(),
+                    address: address.map(|address| address.to_string()).unwrap_or_default(),
+                    outgoing: false,
+                    received: 0,
+                    sent: 0,
+                    rtt_micros: 0,
+                    files: catalogs.get(&node).copied().unwrap_or(0),
+                    upload_share: 0,
+                    offences: offences.get(&node).cloned(),
                 });
             }
         }

@@ -2,7 +2,9 @@
 //! ([`offline`]) and the tracker's process ([`tracker`]).
 
 mod control;
+mod datagrams;
 mod errors;
+mod lan;
 mod getting;
 mod caring;
 mod locking;
@@ -31,6 +33,7 @@ use tokio::sync::watch;
 use crate::cache::{Cache, CacheLimits};
 use crate::control::socket::ControlSocket;
 use crate::control::{ControlError, ErrorCode};
+use crate::members::membership::SendDatagram;
 use crate::net::handshake::{Access, Identity};
 use crate::net::link::Service;
 use crate::net::listen::Listener;
@@ -46,6 +49,7 @@ use crate::vault::sealer::Sealer;
 use crate::vault::store::{Unlock, Vault};
 
 use control::NodeControl;
+use datagrams::gossip_port;
 pub(crate) use errors::wrong;
 use mounts::Mounted;
 pub(crate) use mounts::{no_folder, resolved, still_mounted};
@@ -148,7 +152,9 @@ impl Node {
 
         let cache = open_cache(&home, &settings, &vault, &sealer).await?;
         let origins = load_origins(&home, &sealer, &cache).await?;
-        let around = networks::around(&home, &settings, &identity, &sealer, &cache, &service);
+        let datagrams = if settings.node.gossip { gossip_port(listen) } else { None };
+        let sender = datagrams.clone().map(|datagrams| datagrams as Arc<dyn SendDatagram>);
+        let around = networks::around(&home, &settings, &identity, &sealer, &cache, &service, sender);
         networks.set_up(SetUp {
             around,
             trackers: trackers.clone(),
@@ -211,6 +217,14 @@ impl Node {
             _lock: lock,
         });
         node.open_doors();
+        if let Some(datagrams) = datagrams {
+            let networks = Arc::downgrade(&node.networks);
+            node.runtime.spawn(async move { datagrams.receive(networks).await });
+        }
+        if let Some(lan) = node.settings.node.lan.then(|| lan::announce(listen)).flatten() {
+            let networks = Arc::downgrade(&node.networks);
+            node.runtime.spawn(async move { lan.look(networks).await });
+        }
         node.runtime.spawn(origins::keep_saved(Arc::downgrade(&node.origins)));
         if !ends_when_idle {
             node.runtime.spawn(Arc::clone(&node).revive());

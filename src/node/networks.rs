@@ -20,7 +20,8 @@ use crate::catalog::entry::Entry;
 use crate::catalog::tree::{TREE_ROOT, ViewTree};
 use crate::control::report::NetworkReport;
 use crate::control::{ControlError, ErrorCode};
-use crate::members::membership::{Around, Membership, TrackerState};
+use crate::members::lag::LagReport;
+use crate::members::membership::{Around, Membership, SendDatagram, TrackerState};
 use crate::members::pending::{Guard, Pending};
 use crate::net::handshake::Identity;
 use crate::net::link::PeerLink;
@@ -65,6 +66,7 @@ pub(super) fn around(
     sealer: &Arc<Sealer>,
     cache: &Arc<Cache>,
     service: &Arc<NodeService>,
+    datagrams: Option<Arc<dyn SendDatagram>>,
 ) -> Arc<Around> {
     let whole = {
         let cache = Arc::clone(cache);
@@ -77,6 +79,8 @@ pub(super) fn around(
         state_dir: home.state_dir().to_path_buf(),
         linger: settings.mount.linger.0,
         peers: settings.node.peers.clone(),
+        mesh: settings.node.mesh,
+        datagrams,
         whole,
         whole_changes: cache.whole_changes(),
         service: OnceLock::from(weak as Weak<dyn crate::net::link::Service>),
@@ -98,13 +102,17 @@ struct Members {
 impl Finder for Members {
     fn sources(&self, content: &ContentId) -> Vec<Arc<dyn PeerLink>> {
         let listed = self.membership.sources(content);
-        if !listed.is_empty() {
+        if !listed.is_empty() || self.is_calling(content) {
             return listed;
         }
         // Nobody who shares it is live. Others may hold it, or parts of it, in their caches: only they themselves know.
         let mut others = self.membership.links();
         others.truncate(ASKED_AT_RANDOM);
         others
+    }
+
+    fn is_calling(&self, content: &ContentId) -> bool {
+        self.membership.is_calling(content)
     }
 
     fn me(&self) -> Option<NodeId> {
@@ -156,9 +164,16 @@ impl Networks {
             service: Weak::clone(&set_up.service),
             me: set_up.around.identity.node,
         });
-        let mut holders = membership.holders();
+        let (mut holders, mut sessions) = (membership.holders(), membership.sessions());
         set_up.runtime.spawn(async move {
-            while holders.changed().await.is_ok() {
+            loop {
+                let changed = tokio::select! {
+                    changed = holders.changed() => changed,
+                    changed = sessions.changed() => changed,
+                };
+                if changed.is_err() {
+                    break;
+                }
                 changes.send_modify(|version| *version += 1);
             }
         });
@@ -225,7 +240,11 @@ impl Joined {
             id: self.membership.id().to_string(),
             member: true,
             trackers: self.membership.tracker_states(),
-            peers: self.membership.links().len(),
+            peers: self.membership.live_peers(),
+            connected: self.membership.links().len(),
+            found: self.membership.found_by(),
+            gossip: self.membership.gossip_members(),
+            lag: self.membership.lag(),
             nodes: self.membership.catalogs().len(),
             files,
             bytes,
@@ -243,6 +262,10 @@ pub(super) fn idle_report(network: &Network) -> NetworkReport {
         member: network.member_psk().is_some(),
         trackers: network.trackers().iter().map(tracker).collect(),
         peers: 0,
+        connected: 0,
+        found: BTreeMap::new(),
+        gossip: None,
+        lag: LagReport::default(),
         nodes: 0,
         files: 0,
         bytes: 0,

@@ -61,6 +61,14 @@ pub struct NodeSettings {
     pub trackers: Vec<String>,
     /// What unlocks the vault, if not the key file in the home.
     pub keyfile: Option<PathBuf>,
+    /// Tell other nodes who is alive, and hear of it, in UDP datagrams on the port of `listen`: what makes trackers
+    /// dispensable.
+    pub gossip: bool,
+    /// Announce this node on the local network, and look for others there (mDNS). Says nothing of networks or names.
+    pub lan: bool,
+    /// Sessions are held with all live peers as long as there are no more than this; beyond that with a few, and with
+    /// others while they are needed.
+    pub mesh: usize,
 }
 
 /// `[cache]`
@@ -141,7 +149,17 @@ impl LimitSettings {
 impl Default for NodeSettings {
     fn default() -> Self {
         let listen = SocketAddr::from(([0, 0, 0, 0], NODE_PORT));
-        Self { listen, advertise: None, name: None, peers: Vec::new(), trackers: Vec::new(), keyfile: None }
+        Self {
+            listen,
+            advertise: None,
+            name: None,
+            peers: Vec::new(),
+            trackers: Vec::new(),
+            keyfile: None,
+            gossip: true,
+            lan: true,
+            mesh: 16,
+        }
     }
 }
 

@@ -101,6 +101,8 @@ pub(super) struct State {
     parted: BTreeMap<NodeId, SourcePart>,
     answers: Vec<(Waiter, Answer)>,
     had_source: bool,
+    /// A session to a source is being opened: nothing is hopeless yet.
+    pub calling: bool,
     hopeless_since: Option<Instant>,
     /// Verified and not told to other downloaders yet.
     news: Ranges,
@@ -127,6 +129,7 @@ impl State {
             parted: BTreeMap::new(),
             answers: Vec::new(),
             had_source: false,
+            calling: false,
             hopeless_since: None,
             news: Ranges::new(),
             told: now,
@@ -577,7 +580,8 @@ impl State {
     }
 
     fn is_hopeless(&self) -> bool {
-        if self.sources.values().any(|source| source.phase == Phase::Opening) || !self.turns.is_empty() {
+        let opening = || self.sources.values().any(|source| source.phase == Phase::Opening);
+        if self.calling || opening() || !self.turns.is_empty() {
             return false;
         }
         let nobody = self.slots.is_empty();

@@ -32,7 +32,12 @@ const RATES: usize = 1024;
 pub trait Finder: Send + Sync {
     /// Sessions to the live peers that offer `content`, whole.
     fn sources(&self, content: &ContentId) -> Vec<Arc<dyn PeerLink>>;
-    /// Changes whenever the answer of [`Finder::sources`] may have changed for any content.
+    /// True if a session to somebody who offers `content` is being opened.
+    fn is_calling(&self, content: &ContentId) -> bool {
+        let _ = content;
+        false
+    }
+    /// Changes whenever the answer of [`Finder::sources`] or [`Finder::is_calling`] may have changed for any content.
     fn changes(&self) -> watch::Receiver<u64>;
     /// This node. Downloads without a reader begin elsewhere in the file on each node.
     fn me(&self) -> Option<NodeId> {

@@ -257,7 +257,9 @@ impl Transfer {
     /// Brings the list of sources up to date and asks newcomers what they hold; of a small file, the best one first.
     pub(super) fn refresh(self: &Arc<Self>) {
         let links = self.around.finder.sources(&self.content);
+        let calling = self.around.finder.is_calling(&self.content);
         let fresh = self.with(|state, now| {
+            state.calling = calling;
             state.keep_only(&links, now);
             let links = links.into_iter().filter(|link| !self.around.bars(link.node(), &self.content, now));
             if state.is_small() {

@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod content_lock;
+pub mod datagram;
 pub mod invite;
 pub mod keys;
 pub mod network;

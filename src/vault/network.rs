@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::keys::{NetworkKey, Psk};
+use super::keys::{GossipKey, NetworkKey, Psk};
 use crate::base::ids::NetworkId;
 use crate::base::limits::MAX_NETWORK_NAME;
 
@@ -61,6 +61,14 @@ impl Network {
     pub fn member_psk(&self) -> Option<Psk> {
         match &self.secret {
             NetworkSecret::Member(key) => Some(key.member_psk()),
+            NetworkSecret::TrackerOnly { .. } => None,
+        }
+    }
+
+    /// For gossip among members; `None` for a tracker's.
+    pub fn gossip_key(&self) -> Option<GossipKey> {
+        match &self.secret {
+            NetworkSecret::Member(key) => Some(key.gossip_key()),
             NetworkSecret::TrackerOnly { .. } => None,
         }
     }

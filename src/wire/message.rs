@@ -19,8 +19,22 @@ pub const PROTOCOL_VERSION: u8 = 1;
 pub enum Request {
     /// A sign of life.
     Ping,
-    /// Which catalogs do you have? Mine are these.
-    Versions(Vec<CatalogVersion>),
+    /// Where do your catalogs stand, and who is alive? What I know sums up to this.
+    Sums(Sums),
+    /// Which catalogs do you have of the nodes in these buckets? Mine are these.
+    Versions {
+        /// Of which nodes.
+        buckets: Buckets,
+        /// Where the asker's stand.
+        versions: Vec<CatalogVersion>,
+    },
+    /// Whom do you know in these buckets? I know these.
+    Members {
+        /// Of which nodes.
+        buckets: Buckets,
+        /// Whom the asker knows.
+        members: Vec<MemberRecord>,
+    },
     /// Bring me forward on one node's catalog.
     Catalog(CatalogRequest),
     /// What do you hold of this file, how is it proved, and, if it is one chunk or less, what is in it?
@@ -49,8 +63,17 @@ pub enum Request {
 pub enum Response {
     /// To [`Request::Ping`].
     Pong,
-    /// To [`Request::Versions`].
+    /// To [`Request::Sums`]: the sum of each bucket, or nothing where all of them are the asker's.
+    Sums {
+        /// Of catalogs: empty, or `BUCKETS` sums.
+        catalogs: Vec<u64>,
+        /// Of members: the same.
+        members: Vec<u64>,
+    },
+    /// To [`Request::Versions`]: those in which the answerer is ahead.
     Versions(Vec<CatalogVersion>),
+    /// To [`Request::Members`]: what the asker does not know.
+    Members(Vec<MemberRecord>),
     /// To [`Request::Catalog`].
     Catalog(CatalogAnswer),
     /// To [`Request::Open`].
@@ -93,8 +116,38 @@ pub enum Notice {
         /// Who, at most `MAX_TOLD`; more are not looked at.
         nodes: Vec<Downloader>,
     },
+    /// Nothing passes on this session, so I close it. I am still there.
+    Idle,
     /// I am leaving, properly.
     Bye,
+}
+
+/// What a node knows, summed up twice: two nodes that know the same have the same sums (`catalog::sums`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Sums {
+    /// Of where its catalogs stand.
+    pub catalogs: u64,
+    /// Of who is alive.
+    pub members: u64,
+}
+
+/// A set of buckets (`catalog::sums`): bit `n % 8` of byte `n / 8` is bucket `n`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Buckets(#[serde(with = "serde_bytes")] pub [u8; 32]);
+
+/// What gossip knows of one node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Who.
+    pub node: NodeId,
+    /// Which of its lives: seconds since 1970 when it began.
+    pub generation: u32,
+    /// How often it refuted in that life that it was dead.
+    pub incarnation: u16,
+    /// It died, or left.
+    pub down: bool,
+    /// Where it can be reached.
+    pub addr: SocketAddr,
 }
 
 /// What one node attests to have got from another (`swarm::uploads::receipt`, encoded and signed).

@@ -65,6 +65,8 @@ impl Node {
     pub fn settings(&self, more: &str) {
         let (listen, name) = (self.addr, &self.name);
         let usual = format!("cache.disk = \"2G\"\nnode.listen = \"{listen}\"\nnode.name = \"{name}\"\n");
+        // Tests run beside each other, and none of them on anybody's network.
+        let usual = usual + "node.lan = false\n";
         std::fs::write(self.home.join("config.toml"), usual + more).unwrap();
     }
 

@@ -1,0 +1,198 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// A network of nodes on a clock of its own; a message takes 20 ms, unless it is lost.
+struct Lab {
+    now: Instant,
+    began: Instant,
+    nodes: BTreeMap<u8, Swim>,
+    /// What each believes of the others.
+    alive: BTreeMap<u8, BTreeMap<u8, bool>>,
+    under_way: Vec<(Instant, u8, Vec<u8>)>,
+    /// The nodes are in two halves, by the lowest bit.
+    parted: bool,
+}
+
+fn addr(tag: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, tag], 7450))
+}
+
+fn node(tag: u8) -> NodeId {
+    NodeId([tag; 32])
+}
+
+impl Lab {
+    fn new() -> Self {
+        let now = Instant::now();
+        let (nodes, alive) = (BTreeMap::new(), BTreeMap::new());
+        Self { now, began: now, nodes, alive, under_way: Vec::new(), parted: false }
+    }
+
+    fn wall(&self) -> u32 {
+        1_000_000 + (self.now - self.began).as_secs() as u32
+    }
+
+    fn start(&mut self, tag: u8) {
+        let swim = Swim::new(node(tag), addr(tag), Arc::default(), [tag; 32], self.wall(), self.now).unwrap();
+        self.nodes.insert(tag, swim);
+        self.alive.insert(tag, BTreeMap::new());
+    }
+
+    fn call(&mut self, from: u8, to: u8) {
+        let now = self.now;
+        self.nodes.get_mut(&from).unwrap().call(node(to), addr(to), now);
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += Duration::from_millis(10);
+            let wall = self.wall();
+            for (tag, swim) in &mut self.nodes {
+                swim.tick(wall, self.now);
+                let (letters, events) = swim.take();
+                for (to, letter) in letters {
+                    assert!(letter.len() <= MAX_LETTER);
+                    let SocketAddr::V4(to) = to else { panic!("{to}") };
+                    let to = to.ip().octets()[3];
+                    if !self.parted || tag % 2 == to % 2 {
+                        self.under_way.push((self.now + Duration::from_millis(20), to, letter));
+                    }
+                }
+                let alive = self.alive.get_mut(tag).unwrap();
+                for event in events {
+                    match event {
+                        Event::Up(node, at) => {
+                            assert_eq!(at, addr(node.0[0]));
+                            alive.insert(node.0[0], true);
+                        }
+                        Event::Down(node) => {
+                            alive.insert(node.0[0], false);
+                        }
+                        Event::Anew(..) => {}
+                    }
+                }
+            }
+            let now = self.now;
+            let (due, rest) = std::mem::take(&mut self.under_way).into_iter().partition(|(at, ..)| *at <= now);
+            self.under_way = rest;
+            let due: Vec<(Instant, u8, Vec<u8>)> = due;
+            for (_, to, letter) in due {
+                if let Some(swim) = self.nodes.get_mut(&to) {
+                    swim.receive(&letter, None, wall, self.now);
+                }
+            }
+        }
+    }
+
+    fn sees(&self, tag: u8) -> Vec<u8> {
+        self.alive[&tag].iter().filter(|(_, alive)| **alive).map(|(tag, _)| *tag).collect()
+    }
+
+    fn all_see(&self, whom: &[u8]) -> bool {
+        self.nodes
+            .keys()
+            .all(|tag| self.sees(*tag) == whom.iter().copied().filter(|other| other != tag).collect::<Vec<_>>())
+    }
+}
+
+fn six() -> Lab {
+    let mut lab = Lab::new();
+    (1..=6).for_each(|tag| lab.start(tag));
+    (2..=6).for_each(|tag| lab.call(tag, tag - 1));
+    lab.run(Duration::from_secs(5));
+    assert!(lab.all_see(&[1, 2, 3, 4, 5, 6]), "{:?}", lab.alive);
+    lab
+}
+
+#[test]
+fn who_dies_is_missed_within_15_seconds_and_who_leaves_at_once() {
+    let mut lab = six();
+    lab.nodes.remove(&3);
+    lab.run(Duration::from_secs(15));
+    assert!(lab.all_see(&[1, 2, 4, 5, 6]), "{:?}", lab.alive);
+    let now = lab.now;
+    lab.nodes.get_mut(&5).unwrap().leave(now);
+    lab.run(Duration::from_millis(10));
+    lab.nodes.remove(&5);
+    lab.run(Duration::from_secs(1));
+    assert!(lab.all_see(&[1, 2, 4, 6]), "{:?}", lab.alive);
+    // Started again.
+    lab.start(3);
+    lab.call(3, 6);
+    lab.run(Duration::from_secs(3));
+    assert!(lab.all_see(&[1, 2, 3, 4, 6]), "{:?}", lab.alive);
+}
+
+#[test]
+fn two_halves_find_each_other_again() {
+    let mut lab = six();
+    lab.parted = true;
+    lab.run(Duration::from_secs(30));
+    assert_eq!((lab.sees(1), lab.sees(2)), (vec![3, 5], vec![4, 6]));
+    lab.parted = false;
+    // As `members/gossiping` does.
+    for _ in 0..3 {
+        for tag in 1..=6 {
+            (1..=6).filter(|other| other % 2 != tag % 2).for_each(|other| lab.call(tag, other));
+        }
+        lab.run(Duration::from_secs(3));
+    }
+    assert!(lab.all_see(&[1, 2, 3, 4, 5, 6]), "{:?}", lab.alive);
+}
+
+#[test]
+fn a_node_whose_clock_was_ahead_lives_again() {
+    let mut lab = six();
+    // Its last life began an hour later than it is now.
+    let ahead = lab.wall() + 3600;
+    lab.nodes.remove(&2);
+    let swim = Swim::new(node(2), addr(2), Arc::default(), [9; 32], ahead, lab.now).unwrap();
+    lab.nodes.insert(2, swim);
+    lab.call(2, 1);
+    lab.run(Duration::from_secs(5));
+    lab.nodes.remove(&2);
+    lab.run(Duration::from_secs(15));
+    assert!(lab.all_see(&[1, 3, 4, 5, 6]), "{:?}", lab.alive);
+    lab.start(2);
+    lab.call(2, 1);
+    lab.run(Duration::from_secs(5));
+    assert!(lab.all_see(&[1, 2, 3, 4, 5, 6]), "{:?}", lab.alive);
+}
+
+#[test]
+fn what_one_knows_another_learns_in_a_session() {
+    let mut lab = six();
+    lab.start(7);
+    let (records, wall, now) = (lab.nodes[&1].records(), lab.wall(), lab.now);
+    assert_eq!(records.len(), 6);
+    lab.nodes.get_mut(&7).unwrap().learn(&records, wall, now);
+    lab.run(Duration::from_secs(4));
+    assert!(lab.all_see(&[1, 2, 3, 4, 5, 6, 7]), "{:?}", lab.alive);
+    // A generation of the far future is nobody's.
+    let lie = MemberRecord { node: node(8), generation: wall + 48 * 3600, incarnation: 0, down: false, addr: addr(8) };
+    lab.nodes.get_mut(&7).unwrap().learn(&[lie], wall, now);
+    assert_eq!(lab.nodes[&7].len(), 6);
+}
+
+#[test]
+fn what_nobody_would_write_changes_nothing() {
+    let mut lab = six();
+    let (now, wall) = (lab.now, lab.wall());
+    lab.call(2, 1);
+    let (letters, _) = lab.nodes.get_mut(&2).unwrap().take();
+    let (_, letter) = letters.into_iter().next().unwrap();
+    let one = lab.nodes.get_mut(&1).unwrap();
+    for len in 0..letter.len() {
+        one.receive(&letter[..len], None, wall, now);
+    }
+    for at in 0..2000u32 {
+        let hash = blake3::hash(&at.to_le_bytes());
+        let mut junk = [&[(at % 11) as u8], &hash.as_bytes()[..]].concat();
+        junk.extend_from_slice(&letter[..letter.len().min(at as usize % 64)]);
+        one.receive(&junk, None, wall, now);
+    }
+    lab.run(Duration::from_secs(20));
+    assert!(lab.all_see(&[1, 2, 3, 4, 5, 6]), "{:?}", lab.alive);
+}

@@ -1,0 +1,224 @@
+//! Gossip of one membership: SWIM's messages as sealed datagrams, what they say of who is live, and finding those again who
+//! are not.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::gossip::swim::{Event, Swim};
+use super::known::{Found, is_nobody};
+use super::membership::Membership;
+use crate::base::ids::NodeId;
+use crate::net::link::{PeerAddr, PeerLink};
+use crate::vault::datagram::DatagramSealer;
+use crate::vault::network::Network;
+use crate::wire::message::MemberRecord;
+
+/// Between two tries to find those again who are not live...
+const CALL: Duration = Duration::from_secs(3);
+/// ...so many at a time.
+const CALLED: usize = 2;
+/// Without a timer that is due: it is looked at all the same.
+const AT_LEAST: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Gossip {
+    sealer: Option<DatagramSealer>,
+    /// There once it is known at which address others reach this node.
+    swim: Mutex<Option<Swim>>,
+    /// Held from when what happened is taken out until it is taken in: a death must not overtake a life.
+    order: Mutex<()>,
+    wake: Notify,
+}
+
+/// Seconds since 1970.
+pub(super) fn wall() -> u32 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs().min(u32::MAX.into()) as u32)
+}
+
+/// The address from which this host would send to `peer`. Sends nothing.
+fn own_ip_toward(peer: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = if peer.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(peer).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+impl Gossip {
+    pub fn new(network: &Network) -> Self {
+        let sealer = network.gossip_key().map(|key| DatagramSealer::new(&key));
+        Self { sealer, swim: Mutex::default(), order: Mutex::default(), wake: Notify::new() }
+    }
+}
+
+impl Membership {
+    /// A datagram came. False if it is not of this network.
+    pub fn datagram(self: &Arc<Self>, sealed: &[u8], from: SocketAddr) -> bool {
+        let Some(letter) = self.gossip.sealer.as_ref().and_then(|sealer| sealer.open(sealed, wall())) else {
+            return false;
+        };
+        self.gossip_toward(from);
+        if let Some(swim) = self.gossip.swim.lock().as_mut() {
+            swim.receive(&letter, Some(from), wall(), Instant::now());
+        }
+        if self.roster.lock().heard(Instant::now()) {
+            self.view_now.notify_one();
+        }
+        self.gossip_effects();
+        self.gossip.wake.notify_one();
+        true
+    }
+
+    /// Begins to gossip, if this node can be reached by who is at `peer`; or goes on at a better address than before.
+    fn gossip_toward(&self, peer: SocketAddr) {
+        if self.around.datagrams.is_none() || self.gossip.sealer.is_none() {
+            return;
+        }
+        let Some(&listens) = self.around.identity.listens.first() else { return };
+        let mut swim = self.gossip.swim.lock();
+        let settled = |addr: SocketAddr| !addr.ip().is_loopback() || peer.ip().is_loopback();
+        if swim.as_ref().and_then(Swim::addr).is_some_and(settled) {
+            return;
+        }
+        let ip = if listens.ip().is_unspecified() { own_ip_toward(peer) } else { Some(listens.ip()) };
+        let Some(own) = ip.map(|ip| SocketAddr::new(ip, listens.port())) else { return };
+        let now = Instant::now();
+        match swim.as_mut() {
+            Some(swim) if swim.addr() != Some(own) => swim.moved(own, now),
+            Some(_) => {}
+            None => {
+                let mut seed = [0; 32];
+                // It only spreads load: the same draws as somebody else's do no harm.
+                let _ = getrandom::fill(&mut seed);
+                *swim = Swim::new(self.around.identity.node, own, Arc::default(), seed, wall(), now);
+            }
+        }
+    }
+
+    /// A session is up: its peer is asked for whom it knows.
+    pub(super) fn gossip_with(&self, link: &Arc<dyn PeerLink>) {
+        let PeerAddr::Tcp(remote) = link.remote();
+        self.gossip_toward(remote);
+        // Where it listens; of several, the one that it is seen at.
+        let addrs = link.addrs().iter().map(|PeerAddr::Tcp(addr)| *addr);
+        let Some(addr) = addrs.clone().find(|addr| addr.ip() == remote.ip()).or_else(|| addrs.clone().next()) else {
+            return;
+        };
+        if let Some(swim) = self.gossip.swim.lock().as_mut() {
+            swim.call(link.node(), addr, Instant::now());
+        }
+        self.gossip.wake.notify_one();
+    }
+
+    pub(super) async fn gossip_loop(self: Arc<Self>) {
+        let mut called = Instant::now();
+        loop {
+            let now = Instant::now();
+            if now >= called + CALL {
+                called = now;
+                self.call_absent(now);
+            }
+            let next = self.gossip.swim.lock().as_mut().and_then(|swim| {
+                swim.tick(wall(), now);
+                swim.next()
+            });
+            self.gossip_effects();
+            let until = next.unwrap_or(now + AT_LEAST).min(now + AT_LEAST);
+            tokio::select! {
+                () = tokio::time::sleep_until(until.into()) => {}
+                () = self.gossip.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Calls a few of those who are known and not live: so two parts of a network find each other again.
+    fn call_absent(&self, now: Instant) {
+        let absent = {
+            let roster = self.roster.lock();
+            let own = self.around.identity.node;
+            let pick = |node: &NodeId| *node != own && !is_nobody(node) && !roster.is_live(node);
+            self.known.lock().some(super::catalogs::draw(), CALLED, pick)
+        };
+        for (_, addr) in &absent {
+            self.gossip_toward(*addr);
+        }
+        if let Some(swim) = self.gossip.swim.lock().as_mut() {
+            absent.into_iter().for_each(|(node, addr)| swim.call(node, addr, now));
+        }
+    }
+
+    /// Sends what is to be sent and takes in what was noticed.
+    fn gossip_effects(&self) {
+        let _order = self.gossip.order.lock();
+        let Some((letters, events)) = self.gossip.swim.lock().as_mut().map(Swim::take) else { return };
+        if let (Some(datagrams), Some(sealer)) = (&self.around.datagrams, &self.gossip.sealer) {
+            let wall = wall();
+            for (to, letter) in letters {
+                match sealer.seal(&letter, wall) {
+                    Ok(sealed) => datagrams.send(to, &sealed),
+                    Err(error) => tracing::debug!(%error, "a gossip message can't be sealed"),
+                }
+            }
+        }
+        if !events.is_empty() {
+            self.gossip_events(&events);
+        }
+    }
+
+    fn gossip_events(&self, events: &[Event]) {
+        let (now, own) = (Instant::now(), self.around.identity.node);
+        let mut changed = false;
+        {
+            let mut roster = self.roster.lock();
+            let mut known = self.known.lock();
+            for event in events {
+                changed |= match *event {
+                    Event::Up(node, addr) if node != own => {
+                        known.hear(node, &[addr], Found::Gossip, now);
+                        roster.gossiped(node, true, now)
+                    }
+                    Event::Anew(node, addr) if node != own => {
+                        known.hear(node, &[addr], Found::Gossip, now);
+                        roster.trust(node, now)
+                    }
+                    Event::Down(node) => roster.gossiped(node, false, now),
+                    Event::Up(..) | Event::Anew(..) => false,
+                };
+            }
+        }
+        if changed {
+            self.view_now.notify_one();
+        }
+        self.dial_now.notify_one();
+    }
+
+    /// What gossip knows of members; nothing if this node does not gossip.
+    pub(super) fn member_records(&self) -> Vec<MemberRecord> {
+        self.gossip.swim.lock().as_ref().map(Swim::records).unwrap_or_default()
+    }
+
+    /// Takes what a peer knows of members.
+    pub(super) fn learn_members(&self, records: &[MemberRecord]) {
+        if let Some(swim) = self.gossip.swim.lock().as_mut() {
+            swim.learn(records, wall(), Instant::now());
+        }
+        self.gossip_effects();
+        self.gossip.wake.notify_one();
+    }
+
+    /// Members that gossip believes to be alive.
+    pub fn gossip_members(&self) -> Option<usize> {
+        self.gossip.swim.lock().as_ref().map(Swim::len)
+    }
+
+    pub(super) fn leave_gossip(&self) {
+        if let Some(swim) = self.gossip.swim.lock().as_mut() {
+            swim.leave(Instant::now());
+        }
+        self.gossip_effects();
+    }
+}

@@ -1,0 +1,56 @@
+//! How long changes of catalogs are under way: from when their owner signed them, by its clock, until they are here.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Changes that are remembered.
+const KEPT: usize = 256;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Lag(VecDeque<Duration>);
+
+/// What is told of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct LagReport {
+    /// Of the last change, in milliseconds; 0 if there was none.
+    pub last_ms: u64,
+    /// Of half of the last 256 changes it was less.
+    pub median_ms: u64,
+    /// The longest of them.
+    pub most_ms: u64,
+}
+
+impl Lag {
+    /// A change came that was under way for so long.
+    pub fn note(&mut self, lag: Duration) {
+        self.0.truncate(KEPT - 1);
+        self.0.push_front(lag);
+    }
+
+    /// What is told of it.
+    pub fn report(&self) -> LagReport {
+        let ms = |lag: Option<&Duration>| lag.map_or(0, |lag| lag.as_millis().min(u64::MAX.into()) as u64);
+        let mut sorted: Vec<Duration> = self.0.iter().copied().collect();
+        sorted.sort_unstable();
+        LagReport {
+            last_ms: ms(self.0.front()),
+            median_ms: ms(sorted.get(sorted.len() / 2)),
+            most_ms: ms(sorted.last()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_the_median_and_the_longest_are_told() {
+        let mut lag = Lag::default();
+        assert_eq!(lag.report(), LagReport::default());
+        (1..=300).for_each(|ms| lag.note(Duration::from_millis(ms)));
+        assert_eq!(lag.report(), LagReport { last_ms: 300, median_ms: 173, most_ms: 300 });
+        assert_eq!(lag.0.len(), KEPT);
+    }
+}
