@@ -109,6 +109,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         state_dir: home.state_dir().to_path_buf(),
         linger: std::time::Duration::from_secs(60),
         peers: Vec::new(),
+
+        mesh: 16,
+        datagrams: None,
         whole: Box::new(|_| false),
         whole_changes: watch::channel(0).1,
         service: OnceLock::from(Arc::downgrade(&service) as Weak<dyn Service>),

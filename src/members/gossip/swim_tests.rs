@@ -1,3 +1,5 @@
+//! SWIM among nodes on a virtual clock.
+
 use std::collections::BTreeMap;
 
 use super::*;
