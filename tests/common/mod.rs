@@ -9,6 +9,7 @@
 pub mod capture;
 pub mod contents;
 pub mod mounts;
+pub mod namespaces;
 pub mod network;
 pub mod node;
 pub mod process;

@@ -35,6 +35,8 @@ pub struct Node {
     pub program: PathBuf,
     /// Runs as this user and group; as the test's own, if not said.
     user: Option<u32>,
+    /// Its daemon runs in this network namespace; in the test's own, if not said.
+    namespace: Option<String>,
     daemon: Option<Running>,
     undo: Undo,
 }
@@ -52,6 +54,7 @@ impl Node {
             log: network.path("logs").join(format!("{name}.log")),
             program: FLASHGET.into(),
             user: None,
+            namespace: None,
             daemon: None,
             undo: network.undo.clone(),
             home,
@@ -70,6 +73,12 @@ impl Node {
         std::fs::write(self.home.join("config.toml"), usual + more).unwrap();
     }
 
+    /// From now on its daemon runs in this network namespace, and listens there.
+    pub fn lives_in(&mut self, namespace: &str, addr: SocketAddr) {
+        (self.namespace, self.addr) = (Some(namespace.into()), addr);
+        self.settings("");
+    }
+
     /// From now on this node is another user's, and runs this copy of the program.
     pub fn belongs_to(&mut self, user: u32, program: &Path) {
         for dir in [&self.home, &self.mount_point] {
@@ -81,6 +90,13 @@ impl Node {
     /// The program with this home, its arguments still to come.
     pub fn command(&self) -> Command {
         let mut command = match self.user {
+            None if self.namespace.is_some() => {
+                // Executes the program in its own place, so that it is the process that was started.
+                let mut command = Command::new("nsenter");
+                let namespace = self.namespace.as_deref().unwrap_or_default();
+                command.arg(format!("--net=/run/netns/{namespace}")).arg(&self.program);
+                command
+            }
             None => Command::new(&self.program),
             Some(user) => {
                 let mut command = Command::new("setpriv");
