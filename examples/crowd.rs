@@ -50,6 +50,7 @@ struct Member {
     socket: UdpSocket,
     silent: AtomicBool,
     links: Mutex<HashMap<NodeId, Arc<dyn PeerLink>>>,
+    listener: Mutex<Option<Listener>>,
 }
 
 fn wall() -> u32 {
@@ -197,7 +198,6 @@ async fn main() -> Result<(), Failure> {
     let directory = Arc::default();
     let mut members = Vec::new();
     let accesses = watch::channel(vec![access]).1;
-    let mut listeners = Vec::new();
     let mut identities = Vec::new();
     for number in 0..nodes {
         let seed = *blake3::hash(&(number as u64).to_le_bytes()).as_bytes();
@@ -228,10 +228,11 @@ async fn main() -> Result<(), Failure> {
             socket,
             silent: false.into(),
             links: Mutex::default(),
+            listener: Mutex::default(),
         });
         let door = Arc::new(Door(Arc::clone(&member)));
         let own_identity = watch::channel(identity.clone()).1;
-        listeners.push(Listener::bind(addr, own_identity, accesses.clone(), door).await?);
+        *member.listener.lock() = Some(Listener::bind(addr, own_identity, accesses.clone(), door).await?);
         identities.push(identity);
         members.push(member);
     }
@@ -281,11 +282,12 @@ async fn main() -> Result<(), Failure> {
         match words.as_slice() {
             ["share", number, name] => {
                 let member = members.get(number.parse::<usize>()?).ok_or("no such node")?;
-                share(member, name)?;
+                share(&members, member, name)?;
             }
             ["kill", number] => {
                 let member = members.get(number.parse::<usize>()?).ok_or("no such node")?;
                 member.silent.store(true, Ordering::Relaxed);
+                member.listener.lock().take();
                 member.links.lock().drain().for_each(|(_, link)| link.close());
             }
             _ => return Err(format!("not a command: {command}").into()),
@@ -294,7 +296,7 @@ async fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-fn share(member: &Member, name: &str) -> Result<(), Failure> {
+fn share(members: &[Arc<Member>], member: &Member, name: &str) -> Result<(), Failure> {
     let sign = |message: &[u8]| member.key.sign(message).to_bytes();
     let mut copy = (**member.crowd.book.lock().get(member.node).ok_or("no catalog")?).clone();
     let mut all: Vec<Entry> = copy.entries().values().cloned().collect();
@@ -306,8 +308,10 @@ fn share(member: &Member, name: &str) -> Result<(), Failure> {
     let version = copy.version();
     member.crowd.book.lock().put(Arc::new(copy));
     // Everybody in the crowd has it at once; those who have sessions with others tell them.
-    for link in member.links.lock().values().filter(|link| !link.is_closed()) {
-        link.notify(Notice::Versions(vec![version]));
+    for member in members {
+        for link in member.links.lock().values().filter(|link| !link.is_closed()) {
+            link.notify(Notice::Versions(vec![version]));
+        }
     }
     Ok(())
 }
