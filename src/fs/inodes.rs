@@ -1,25 +1,26 @@
 //! Inode numbers over a view. A number is made of the names from the root down and, for a file, of what it is: so it is
 //! stable while path and identity are, in every view and on every node, and a new version is a new inode.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use crate::base::clock::Timestamp;
 use crate::base::names::ValidName;
+use crate::base::places::Places;
 use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewKind, ViewTree};
 
 /// The root's number, by FUSE's rule.
 pub const ROOT_INODE: u64 = 1;
 
-/// A view with its inode numbers.
+/// A view with its inode numbers. 13 bytes for an entry.
 pub struct Inodes {
     view: Arc<ViewTree>,
     numbers: Vec<u64>,
-    /// Of folders: the newest modification below them.
-    mtimes: Vec<Timestamp>,
-    by_number: HashMap<u64, TreeIndex>,
+    by_number: Places,
+    /// Of folders, in the order of their places: the newest modification below them.
+    folders: Vec<(TreeIndex, Timestamp)>,
     bytes: u64,
 }
 
@@ -35,43 +36,72 @@ pub enum Stale {
 impl Inodes {
     /// Numbers a view.
     pub fn new(view: Arc<ViewTree>) -> Self {
-        let mut numbers = Vec::with_capacity(view.len());
-        let mut mtimes = vec![Timestamp::default(); view.len()];
-        let mut by_number = HashMap::with_capacity(view.len());
-        let mut bytes = 0u64;
-        for (index, entry) in view.all() {
-            let number = match &entry.name {
-                None => ROOT_INODE,
-                Some(name) => {
-                    let mut hasher = blake3::Hasher::new();
-                    let parent: u64 = numbers[entry.parent.number()];
-                    hasher.update(&parent.to_le_bytes()).update(name.as_bytes()).update(&[0]);
-                    if let ViewKind::File(file) = &entry.kind {
-                        hasher.update(&file.content.root.0).update(&file.content.size.to_le_bytes());
-                        bytes = bytes.saturating_add(file.content.size);
-                        mtimes[index.number()] = file.mtime;
-                    }
-                    let mut numbers = hasher.finalize_xof();
-                    loop {
-                        // The first 8 bytes; the next 8 in the rare case that they are taken, and so on.
-                        let mut number = [0; 8];
-                        numbers.fill(&mut number);
-                        let number = u64::from_le_bytes(number);
-                        if number > ROOT_INODE && !by_number.contains_key(&number) {
-                            break number;
-                        }
+        let mut new = Self {
+            numbers: Vec::with_capacity(view.len()),
+            by_number: Places::with_room(view.len()),
+            folders: Vec::new(),
+            bytes: 0,
+            view: Arc::clone(&view),
+        };
+        // The folders that the walk is in, as places among the folders; each gets what is newest in it when it is left.
+        let mut open: Vec<usize> = Vec::new();
+        for index in view.all() {
+            while let Some(&last) = open.last()
+                && new.folders[last].0 != view.parent(index)
+            {
+                open.pop();
+                new.pass_up(last, open.last());
+            }
+            let mut hasher = blake3::Hasher::new();
+            if index != TREE_ROOT {
+                let parent = new.number(view.parent(index));
+                hasher.update(&parent.to_le_bytes()).update(view.name(index)).update(&[0]);
+            }
+            match view.kind(index) {
+                ViewKind::Folder(_) => {
+                    open.push(new.folders.len());
+                    new.folders.push((index, Timestamp::default()));
+                }
+                ViewKind::File(file) => {
+                    let facts = file.facts();
+                    hasher.update(&facts.content.root.0).update(&facts.content.size.to_le_bytes());
+                    new.bytes = new.bytes.saturating_add(facts.content.size);
+                    if let Some(&last) = open.last() {
+                        new.folders[last].1 = new.folders[last].1.max(facts.mtime);
                     }
                 }
-            };
-            numbers.push(number);
-            by_number.insert(number, index);
+            }
+            new.put(index, &hasher);
         }
-        // What is in a folder comes after it: backwards, each has its newest when its folder is reached.
-        let parents: Vec<usize> = view.all().map(|(_, entry)| entry.parent.number()).collect();
-        for at in (1..parents.len()).rev() {
-            mtimes[parents[at]] = mtimes[parents[at]].max(mtimes[at]);
+        while let Some(last) = open.pop() {
+            new.pass_up(last, open.last());
         }
-        Self { view, numbers, mtimes, by_number, bytes }
+        new.folders.shrink_to_fit();
+        new
+    }
+
+    fn pass_up(&mut self, folder: usize, above: Option<&usize>) {
+        if let Some(&above) = above {
+            self.folders[above].1 = self.folders[above].1.max(self.folders[folder].1);
+        }
+    }
+
+    fn put(&mut self, index: TreeIndex, hasher: &blake3::Hasher) {
+        let mut numbers = hasher.finalize_xof();
+        let number = loop {
+            if index == TREE_ROOT {
+                break ROOT_INODE;
+            }
+            // The first 8 bytes; the next 8 in the rare case that they are taken, and so on.
+            let mut number = [0; 8];
+            numbers.fill(&mut number);
+            let number = u64::from_le_bytes(number);
+            if number > ROOT_INODE && self.find(number).is_none() {
+                break number;
+            }
+        };
+        self.numbers.push(number);
+        self.by_number.put(&number, index.number() as u32);
     }
 
     /// The view.
@@ -81,7 +111,7 @@ impl Inodes {
 
     /// The entry with this number.
     pub fn find(&self, number: u64) -> Option<TreeIndex> {
-        self.by_number.get(&number).copied()
+        self.by_number.find(&number, |at| self.numbers[at as usize] == number).map(TreeIndex::at)
     }
 
     /// The number of an entry.
@@ -91,7 +121,10 @@ impl Inodes {
 
     /// Last modification; of a folder, the newest below it.
     pub fn mtime(&self, index: TreeIndex) -> Timestamp {
-        self.mtimes[index.number()]
+        match self.folders.binary_search_by_key(&index, |(at, _)| *at) {
+            Ok(at) => self.folders[at].1,
+            Err(_) => self.view.file(index).map(|file| file.facts().mtime).unwrap_or_default(),
+        }
     }
 
     /// `name` in the folder `parent`.
@@ -104,61 +137,86 @@ impl Inodes {
         self.bytes
     }
 
+    /// Bytes of RAM that the numbers take, beside the view.
+    pub fn ram(&self) -> usize {
+        self.numbers.capacity() * size_of::<u64>()
+            + self.by_number.bytes()
+            + self.folders.capacity() * size_of::<(TreeIndex, Timestamp)>()
+    }
+
     /// What the kernel may remember of `self` that is not true of `new`.
     pub fn stale(&self, new: &Self) -> Vec<Stale> {
+        let common = self.view.claims().common_parties(new.view.claims());
         let mut stale = Vec::new();
-        self.compare(TREE_ROOT, new, TREE_ROOT, &mut stale);
+        let mut folders = vec![(TREE_ROOT, TREE_ROOT)];
+        while let Some((old, other)) = folders.pop() {
+            if self.mtime(old) != new.mtime(other) {
+                stale.push(Stale::Attributes(self.number(old)));
+            }
+            for (old, other) in self.compare(old, new, other, &mut stale) {
+                let (Some(before), Some(now)) = (self.view.file(old), new.view.file(other)) else {
+                    folders.push((old, other));
+                    continue;
+                };
+                if !before.is_same(now, &common) && before.facts() != now.facts() {
+                    stale.push(Stale::Attributes(self.number(old)));
+                }
+            }
+        }
         stale
     }
 
-    fn compare(&self, old: TreeIndex, new_tree: &Self, new: TreeIndex, stale: &mut Vec<Stale>) {
-        let number = self.number(old);
-        if self.mtime(old) != new_tree.mtime(new) {
-            stale.push(Stale::Attributes(number));
-        }
-        for &child in self.view.children(old) {
-            let entry = self.view.entry(child);
-            let Some(name) = &entry.name else { continue };
-            let Some(other) = new_tree.view.child(new, name.as_bytes()) else {
-                stale.push(Stale::Entry(number, name.clone()));
-                continue;
+    /// The entries of a folder that are still the same ones; the names of the others are stale.
+    fn compare(
+        &self,
+        old: TreeIndex,
+        new_tree: &Self,
+        new: TreeIndex,
+        stale: &mut Vec<Stale>,
+    ) -> Vec<(TreeIndex, TreeIndex)> {
+        let mut same = Vec::new();
+        let (view, new_view) = (&self.view, &new_tree.view);
+        let mut others = new_view.children(new).iter().copied().peekable();
+        for &child in view.children(old) {
+            // Numbers say it mostly, and names, which have to be looked up, only where something is new.
+            let found = loop {
+                let Some(&other) = others.peek() else { break None };
+                if self.number(child) == new_tree.number(other) {
+                    break others.next();
+                }
+                match view.name(child).cmp(new_view.name(other)) {
+                    Ordering::Less => break None,
+                    Ordering::Equal => {
+                        others.next();
+                        break None;
+                    }
+                    Ordering::Greater => others.next(),
+                };
             };
-            if self.number(child) != new_tree.number(other) {
-                stale.push(Stale::Entry(number, name.clone()));
-                continue;
-            }
-            match (&entry.kind, &new_tree.view.entry(other).kind) {
-                (ViewKind::Folder(_), ViewKind::Folder(_)) => self.compare(child, new_tree, other, stale),
-                (ViewKind::File(a), ViewKind::File(b)) if (a.mtime, a.executable) == (b.mtime, b.executable) => {}
-                (ViewKind::File(_), ViewKind::File(_)) => stale.push(Stale::Attributes(self.number(child))),
-                // A folder and a file of one name have different numbers.
-                _ => {}
+            match found {
+                Some(other) => same.push((child, other)),
+                None => {
+                    stale.extend(ValidName::new(view.name(child)).map(|name| Stale::Entry(self.number(old), name)));
+                }
             }
         }
+        same
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::{ContentId, Root};
+    use crate::base::limits::MAX_FILE_SIZE;
     use crate::base::names::ValidPath;
-    use crate::catalog::tree::{FileState, ViewFile};
+    use crate::catalog::fixture;
 
     fn inodes(files: &[(&str, u8, i64)]) -> Inodes {
         sized(files, 10)
     }
 
     fn sized(files: &[(&str, u8, i64)], size: u64) -> Inodes {
-        let file = |tag, secs| ViewFile {
-            content: ContentId { root: Root([tag; 32]), size },
-            mtime: Timestamp { secs, nanos: 0 },
-            executable: false,
-            sources: Vec::new(),
-            state: FileState::Live,
-        };
-        let files = files.iter().map(|(path, tag, secs)| (ValidPath::new(path.as_bytes()).unwrap(), file(*tag, *secs)));
-        Inodes::new(Arc::new(ViewTree::from_sorted(files)))
+        Inodes::new(Arc::new(fixture::tree(files, size)))
     }
 
     fn at(inodes: &Inodes, path: &str) -> u64 {
@@ -182,7 +240,7 @@ mod tests {
         assert_eq!(old.mtime(TREE_ROOT).secs, 7);
         assert_eq!(old.lookup(1, OsStr::new("a")).map(|index| old.number(index)), Some(at(&old, "a")));
         assert_eq!(old.bytes(), 30);
-        assert_eq!(sized(&[("a", 1, 1), ("b", 2, 1)], u64::MAX - 5).bytes(), u64::MAX);
+        assert_eq!(sized(&[("a", 1, 1), ("b", 2, 1)], MAX_FILE_SIZE).bytes(), 2 * MAX_FILE_SIZE);
         let touched = inodes(&[("a/x", 1, 4), ("a/y", 2, 7), ("b", 3, 1)]);
         assert_eq!(old.stale(&touched), [Stale::Attributes(at(&old, "a/x"))]);
     }

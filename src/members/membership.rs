@@ -3,7 +3,7 @@
 //! The parts work on one [`Membership`]: `trackers` and `dialling` bring sessions up, `catalogs` replicates, `viewing`
 //! merges. Locks are short and never held across an await.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
@@ -56,9 +56,6 @@ pub struct Around {
     pub service: OnceLock<Weak<dyn Service>>,
 }
 
-/// Who offers what, for the swarm: live nodes only.
-pub type Holders = HashMap<ContentId, Vec<NodeId>>;
-
 /// See the module.
 pub struct Membership {
     pub(super) around: Arc<Around>,
@@ -81,10 +78,9 @@ pub struct Membership {
     pub(super) dial_now: Notify,
     pub(super) view_now: Notify,
     pub(super) view: watch::Sender<Arc<ViewTree>>,
-    pub(super) holders: watch::Sender<Arc<Holders>>,
+    /// Counts views that were made: who offers what may be another then.
+    pub(super) holders: watch::Sender<u64>,
     pub(super) settled: watch::Sender<bool>,
-    /// Every content that any known catalog of this network names.
-    pub(super) contents: Mutex<Arc<HashSet<ContentId>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -149,9 +145,8 @@ impl Membership {
             dial_now: Notify::new(),
             view_now: Notify::new(),
             view: watch::channel(Arc::default()).0,
-            holders: watch::channel(Arc::default()).0,
+            holders: watch::channel(0).0,
             settled: watch::channel(false).0,
-            contents: Mutex::default(),
             tasks: Mutex::default(),
             around,
         });
@@ -188,8 +183,8 @@ impl Membership {
         self.view.subscribe()
     }
 
-    /// Who offers what, and its changes.
-    pub fn holders(&self) -> watch::Receiver<Arc<Holders>> {
+    /// Changes when others may offer something than before.
+    pub fn holders(&self) -> watch::Receiver<u64> {
         self.holders.subscribe()
     }
 
@@ -200,7 +195,8 @@ impl Membership {
 
     /// True if a member of this network may ask for `content` here: somebody of the network published it.
     pub fn names(&self, content: &ContentId) -> bool {
-        self.contents.lock().contains(content)
+        let view = Arc::clone(&self.view.borrow());
+        view.names(content)
     }
 
     /// The live session with `node`.
@@ -231,10 +227,17 @@ impl Membership {
         self.roster.lock().links().cloned().collect()
     }
 
+    /// The live nodes that offer `content`, but for this one; sorted.
+    pub fn offering(&self, content: &ContentId) -> Vec<NodeId> {
+        let view = Arc::clone(&self.view.borrow());
+        let mut nodes = view.holders(content);
+        nodes.retain(|node| *node != self.around.identity.node);
+        nodes
+    }
+
     /// Sessions with the live nodes that offer `content`.
     pub fn sources(&self, content: &ContentId) -> Vec<Arc<dyn PeerLink>> {
-        let holders = Arc::clone(&self.holders.borrow());
-        let Some(nodes) = holders.get(content) else { return Vec::new() };
+        let nodes = self.offering(content);
         let roster = self.roster.lock();
         nodes.iter().filter_map(|node| roster.link(node).cloned()).collect()
     }
@@ -246,7 +249,7 @@ impl Membership {
 
     /// Catalogs that are known: whose, and how many entries.
     pub fn catalogs(&self) -> Vec<(NodeId, usize)> {
-        self.book.lock().all().map(|copy| (copy.node(), copy.entries().len())).collect()
+        self.book.lock().all().map(|copy| (copy.node(), copy.len())).collect()
     }
 
     /// A session of this network is up.

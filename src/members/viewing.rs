@@ -1,13 +1,12 @@
 //! Merging: whenever a catalog, a session or the cache changed, the view is made anew, off tokio's workers.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::membership::{Holders, Membership};
+use super::membership::Membership;
 use crate::base::clock::Timestamp;
-use crate::catalog::merge::{Offer, Standing, merge};
-use crate::catalog::tree::ViewTree;
+use crate::catalog::claims::Party;
+use crate::catalog::merge::{Standing, merge};
 
 /// Changes within this time are merged together.
 const GATHER: Duration = Duration::from_millis(30);
@@ -76,38 +75,17 @@ impl Membership {
             let stands = |node| roster.standing(&node, known.last_seen(&node), wall, now);
             copies.iter().map(|copy| stands(copy.node())).collect()
         };
-        let mut entries: Vec<_> = copies.iter().map(|copy| copy.entries().values()).collect();
-        let mut offers: Vec<Offer<'_>> = copies
-            .iter()
-            .zip(&standings)
-            .zip(&mut entries)
-            .map(|((copy, standing), entries)| Offer { node: copy.node(), standing: *standing, entries })
-            .collect();
-        let tree: ViewTree = merge(&mut offers, &*self.around.whole);
-
-        let own = self.around.identity.node;
-        let mut holders = Holders::new();
-        let mut contents = HashSet::new();
-        for (copy, standing) in copies.iter().zip(&standings) {
-            for entry in copy.entries().values() {
-                contents.insert(entry.content);
-                if *standing == Standing::Live && copy.node() != own {
-                    let nodes = holders.entry(entry.content).or_default();
-                    if nodes.last() != Some(&copy.node()) {
-                        nodes.push(copy.node());
-                    }
-                }
-            }
-        }
-        *self.contents.lock() = Arc::new(contents);
-        self.holders.send_replace(Arc::new(holders));
-        self.view.send_if_modified(|old| {
-            let changed = **old != tree;
+        let parties = copies.into_iter().zip(standings).map(|(copy, standing)| Party { copy, standing }).collect();
+        let old = Arc::clone(&self.view.borrow());
+        let tree = merge(&old, parties, &*self.around.whole);
+        self.view.send_if_modified(|shown| {
+            let changed = !shown.is_like(&tree);
             if changed {
-                *old = Arc::new(tree);
+                *shown = Arc::new(tree);
             }
             changed
         });
+        self.holders.send_modify(|made| *made = made.wrapping_add(1));
     }
 }
 
