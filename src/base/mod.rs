@@ -6,6 +6,7 @@ pub mod clock;
 pub mod escape;
 pub mod ids;
 pub mod limits;
+pub mod memory;
 pub mod names;
 pub mod places;
 pub mod pool;

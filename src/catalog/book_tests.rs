@@ -300,3 +300,129 @@ fn of_more_versions_than_fit_a_message_some_go() {
     assert_eq!((all.len(), some.len()), (MAX_VERSIONS + 2, MAX_VERSIONS));
     assert!(rmp_serde::to_vec(&all).unwrap().len() < CATALOG_PART);
 }
+
+/// Lets `to` catch up as [`sync`] does; returns the bytes of all answers, and whether a snapshot was among them.
+fn counted(from: &CatalogBook, to: &mut CatalogBook, node: NodeId) -> (usize, bool) {
+    let mut catch_up = to.catch_up(node);
+    let (mut bytes, mut whole) = (0, false);
+    loop {
+        let answer = from.answer(&catch_up.request());
+        bytes += rmp_serde::to_vec(&answer).unwrap().len();
+        whole |= matches!(answer, CatalogAnswer::Snapshot { .. });
+        if !catch_up.take(answer).unwrap() {
+            break;
+        }
+    }
+    if let Some(copy) = catch_up.finish() {
+        to.put(copy);
+    }
+    (bytes, whole)
+}
+
+#[test]
+fn who_was_away_for_a_week_was_sent_all_of_a_catalog_after_its_owner_took_a_new_snapshot() {
+    let (node, sign) = key(1);
+    let mut files: Vec<(u16, u8)> = (0..3000).map(|name| (name, 1)).collect();
+    let mut own = begin_beyond(NETWORK, node, 0, &entries(&files), now(100), &sign).unwrap();
+    let mut owner = CatalogBook::new(NETWORK, node);
+    let mut present = CatalogBook::new(NETWORK, NodeId([9; 32]));
+    let mut away = present.clone();
+    let mut hour = |own: &mut CatalogCopy, owner: &mut CatalogBook, number: u16| {
+        files[usize::from(number * 7 % 3000)].1 = 2 + (number % 200) as u8;
+        publish(own, &entries(&files), now(100 + i64::from(number)), &sign).unwrap();
+        owner.put_own(Arc::new(own.clone()));
+    };
+    let (mut snapshots, mut left_at) = (0, 0);
+    for number in 0..1000 {
+        let before = own.weight().0;
+        hour(&mut own, &mut owner, number);
+        let taken = own.weight().0 < before;
+        snapshots += usize::from(taken);
+        let (bytes, whole) = counted(&owner, &mut present, node);
+        assert_eq!(whole, number == 0, "who is there follows by deltas");
+        assert!(number == 0 || bytes < 2000, "{bytes}");
+        // What its owner keeps, the others keep: nothing grows without end.
+        let there = present.get(node).unwrap();
+        assert_eq!((there.weight(), there.kept()), (own.weight(), own.kept()));
+        let (_, body) = own.weight();
+        assert!(own.kept() <= body + crate::catalog::copy::delta_room(body), "{}", own.kept());
+        if snapshots == 2 && left_at == 0 && !taken && own.weight().0 > 60_000 {
+            // It leaves a while before the third snapshot, and is back a while after it.
+            counted(&present, &mut away, node);
+            left_at = number;
+        }
+        if snapshots == 3 {
+            if own.weight().0 < 20_000 {
+                continue;
+            }
+            break;
+        }
+    }
+    assert!(left_at > 0 && snapshots == 3, "{left_at} {snapshots}");
+    // From the owner, or from anybody; also after a restart.
+    for from in [&owner, &present] {
+        let mut back = away.clone();
+        let missed = u64::from(own.version().version - back.get(node).unwrap().version().version);
+        let (bytes, whole) = counted(from, &mut back, node);
+        let (_, body) = own.weight();
+        assert!(
+            !whole && missed > 50 && bytes < 400 * missed as usize && bytes < body / 4,
+            "{bytes} for {missed}, {body}"
+        );
+        let (there, stored) = (back.get(node).unwrap(), from.get(node).unwrap().store().unwrap());
+        assert_eq!((all(there), there.version()), (all(&own), own.version()));
+        let mut restarted = CatalogBook::new(NETWORK, NodeId([8; 32]));
+        restarted.put(Arc::new(CatalogCopy::load(NETWORK, &stored).unwrap()));
+        assert_eq!(counted(&restarted, &mut away.clone(), node), (bytes, false));
+    }
+    // Who was away for longer than that gets all of it.
+    let mut long = CatalogBook::new(NETWORK, NodeId([7; 32]));
+    let first = begin_beyond(NETWORK, node, 0, &[], now(100), &sign).unwrap();
+    long.put(Arc::new(first));
+    assert!(counted(&owner, &mut long, node).1);
+    assert_eq!(all(long.get(node).unwrap()), all(&own));
+}
+
+#[test]
+fn a_snapshot_is_made_here_only_of_what_its_owner_signed() {
+    let (node, sign) = key(1);
+    let files = |tag: u8| entries(&(0..200).map(|name| (name, tag)).collect::<Vec<_>>());
+    let begun = begin(NETWORK, node, now(100), &sign).unwrap();
+    let mut follower = begun.clone();
+    let mut own = begun.clone();
+    let (mut deltas, mut head) = (Vec::new(), None);
+    for tag in 1.. {
+        let have = Some(own.place());
+        publish(&mut own, &files(tag), now(101), &sign).unwrap();
+        let CatalogAnswer::Deltas(new, with) = own.answer(&CatalogRequest { node, have, part: None }) else { panic!() };
+        deltas.extend(new);
+        if let Some(with) = with {
+            head = Some(with);
+            break;
+        }
+    }
+    let head = head.unwrap();
+    let (last, first) = deltas.split_last().unwrap();
+    first.iter().for_each(|delta| follower.follow_foreign(delta).unwrap());
+    // Before it has got there; after that; and of another.
+    assert_eq!(follower.clone().move_up(&head), Ok(false));
+    follower.follow_foreign(last).unwrap();
+    let mut moved = follower.clone();
+    assert_eq!(moved.move_up(&head), Ok(true));
+    assert_eq!((moved.weight(), all(&moved), moved.version()), (own.weight(), all(&own), own.version()));
+    assert_eq!(moved.move_up(&head), Ok(false), "it stands there already");
+    let mut forged = head.to_vec();
+    *forged.last_mut().unwrap() ^= 1;
+    assert_eq!(follower.clone().move_up(&forged), Err(CatalogError::Signature));
+    // One that its owner signed, and that says something else.
+    let (chain, at) = (follower.chain(), follower.version());
+    let lie = |chain, body_hash| {
+        let (epoch, version) = (at.epoch, at.version);
+        SnapshotHead { network: NETWORK, node, epoch, version, at: now(1), chain, body_hash, body_len: 1 }
+    };
+    for lie in [lie(chain, [0; 32]), lie([0; 32], [0; 32])] {
+        let mut same = follower.clone();
+        assert_eq!(same.move_up(&lie.seal(&sign).unwrap()), Ok(false));
+        assert_eq!((same.weight(), all(&same), same.chain()), (follower.weight(), all(&own), chain));
+    }
+}

@@ -59,27 +59,40 @@ pub struct Claims {
     /// Sorted by node, none twice.
     parties: Vec<Party>,
     /// Sorted by path, content, node.
-    list: Vec<Claim>,
+    list: Arc<Vec<Claim>>,
     /// Places in `list`, sorted by content and then by place.
-    by_content: Vec<u32>,
+    by_content: Arc<Vec<u32>>,
 }
 
 impl Claims {
     /// Of these catalogs. What of them is the same as in `old` is taken from there.
     pub fn merged(old: &Self, mut parties: Vec<Party>) -> Self {
-        parties.retain(|party| !party.copy.is_empty());
+        // A claim's number has 32 bits: what would go beyond that is left out, on a machine that had 800 GB for it.
+        let mut room = u32::MAX as usize;
+        parties.retain(|party| {
+            let fits = party.copy.len() < room;
+            room -= if fits { party.copy.len() } else { 0 };
+            fits && !party.copy.is_empty()
+        });
         parties.sort_by_key(Party::node);
         parties.dedup_by_key(|party| party.node());
-        let mut new = Self { parties, list: Vec::new(), by_content: Vec::new() };
+        let mut new = Self { parties, ..Self::default() };
         let kept: Vec<Option<u32>> = old.parties.iter().map(|party| new.same_party(party)).collect();
+        if kept.len() == new.parties.len() && kept.iter().all(Option::is_some) {
+            // The same catalogs, whose nodes stand otherwise perhaps.
+            (new.list, new.by_content) = (Arc::clone(&old.list), Arc::clone(&old.by_content));
+            return new;
+        }
         let mut fresh = new.fresh(&kept);
         if kept.iter().all(Option::is_none) {
             new.mark_all(&mut fresh);
-            new.list = fresh;
-            new.by_content = new.in_order_of_contents((0..new.list.len() as u32).collect());
+            new.list = Arc::new(fresh);
+            new.by_content = Arc::new(new.in_order_of_contents((0..new.list.len() as u32).collect()));
         } else {
-            Merging::new(old, &kept, &new.parties, &fresh).run(&mut new.list);
-            new.by_content = new.merge_contents(old, &kept);
+            let merging = Merging { old, kept: &kept, parties: &new.parties, fresh: &fresh };
+            new.list = Arc::new(merging.run());
+            drop(fresh);
+            new.by_content = Arc::new(new.merge_contents(old, &kept));
         }
         new
     }
@@ -304,26 +317,23 @@ struct Merging<'a> {
     fresh: &'a [Claim],
 }
 
-impl<'a> Merging<'a> {
-    fn new(old: &'a Claims, kept: &'a [Option<u32>], parties: &'a [Party], fresh: &'a [Claim]) -> Self {
-        Self { old, kept, parties, fresh }
-    }
-
-    fn run(&self, list: &mut Vec<Claim>) {
-        list.reserve_exact(self.parties.iter().map(|party| party.copy.len()).sum());
+impl Merging<'_> {
+    fn run(&self) -> Vec<Claim> {
+        let mut list = Vec::with_capacity(self.parties.iter().map(|party| party.copy.len()).sum());
         let mut from = 0;
         // What an old claim shares with the one before it that is in the list, where that is an old one too.
         let mut shared = None;
         for &claim in self.fresh {
             let before = |old: &Claim| compare((&self.old.parties, *old), (self.parties, claim)).is_lt();
             let until = from + gallop(&self.old.list[from..], before);
-            self.keep(from..until, &mut shared, list);
+            self.keep(from..until, &mut shared, &mut list);
             from = until;
             let marks = list.last().map_or(0, |before| marks_between(self.parties, *before, claim));
             list.push(claim.marked(marks));
             shared = None;
         }
-        self.keep(from..self.old.list.len(), &mut shared, list);
+        self.keep(from..self.old.list.len(), &mut shared, &mut list);
+        list
     }
 
     fn keep(&self, range: Range<usize>, shared: &mut Option<u32>, list: &mut Vec<Claim>) {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::base::clock::Timestamp;
 use crate::base::ids::NodeId;
 use crate::catalog::entry::Entry;
 use crate::catalog::fixture;

@@ -208,6 +208,11 @@ impl ViewTree {
         self.node(index).is_folder()
     }
 
+    /// True for a file whose name is not the one that its nodes gave it.
+    pub fn is_renamed(&self, index: TreeIndex) -> bool {
+        self.node(index).bits & RENAMED != 0
+    }
+
     /// The folder that holds it; the root is its own parent.
     pub fn parent(&self, index: TreeIndex) -> TreeIndex {
         self.node(index).parent

@@ -177,7 +177,7 @@ impl Files {
 
     /// Shows another view. Returns what the kernel must forget.
     pub fn replace(&self, view: Arc<ViewTree>) -> Vec<Stale> {
-        let new = Arc::new(Inodes::new(view));
+        let new = Arc::new(self.now().next(view));
         let old = std::mem::replace(&mut *self.inodes.write(), Arc::clone(&new));
         self.walks.lock().forget();
         old.stale(&new)

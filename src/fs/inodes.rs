@@ -9,19 +9,39 @@ use std::sync::Arc;
 use crate::base::clock::Timestamp;
 use crate::base::names::ValidName;
 use crate::base::places::Places;
-use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewKind, ViewTree};
+use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewFile, ViewTree};
 
 /// The root's number, by FUSE's rule.
 pub const ROOT_INODE: u64 = 1;
 
-/// A view with its inode numbers. 13 bytes for an entry.
+/// A view with its inode numbers. A good 14 bytes for an entry, and 48 for a folder.
 pub struct Inodes {
     view: Arc<ViewTree>,
     numbers: Vec<u64>,
     by_number: Places,
-    /// Of folders, in the order of their places: the newest modification below them.
-    folders: Vec<(TreeIndex, Timestamp)>,
+    /// In the order of their places.
+    folders: Vec<Folder>,
     bytes: u64,
+}
+
+/// What is kept of a folder.
+struct Folder {
+    index: TreeIndex,
+    /// The newest modification below it, and of the files that are right in it.
+    newest: Timestamp,
+    newest_here: Timestamp,
+    /// Bytes of the files that are right in it.
+    bytes: u64,
+}
+
+/// A folder that the numbering walk is in.
+struct Open {
+    /// Its place among the folders.
+    at: usize,
+    /// The folder that it was in the view before, and how many of its entries have been passed there.
+    before: Option<(TreeIndex, usize)>,
+    /// All that has been passed is as it was.
+    same: bool,
 }
 
 /// What the kernel must forget when one view takes the place of another.
@@ -36,6 +56,16 @@ pub enum Stale {
 impl Inodes {
     /// Numbers a view.
     pub fn new(view: Arc<ViewTree>) -> Self {
+        Self::made(view, None)
+    }
+
+    /// Numbers the view that takes the place of this one: the same numbers, and nothing is looked at where nothing changed.
+    pub fn next(&self, view: Arc<ViewTree>) -> Self {
+        Self::made(view, Some(self))
+    }
+
+    fn made(view: Arc<ViewTree>, old: Option<&Self>) -> Self {
+        let common = old.map(|old| old.view.claims().common_parties(view.claims())).unwrap_or_default();
         let mut new = Self {
             numbers: Vec::with_capacity(view.len()),
             by_number: Places::with_room(view.len()),
@@ -43,65 +73,128 @@ impl Inodes {
             bytes: 0,
             view: Arc::clone(&view),
         };
-        // The folders that the walk is in, as places among the folders; each gets what is newest in it when it is left.
-        let mut open: Vec<usize> = Vec::new();
+        let mut open: Vec<Open> = Vec::new();
         for index in view.all() {
-            while let Some(&last) = open.last()
-                && new.folders[last].0 != view.parent(index)
-            {
-                open.pop();
-                new.pass_up(last, open.last());
+            while let Some(last) = open.pop_if(|last| new.folders[last.at].index != view.parent(index)) {
+                new.leave(&last, open.last().map(|above| above.at), old);
             }
-            let mut hasher = blake3::Hasher::new();
-            if index != TREE_ROOT {
-                let parent = new.number(view.parent(index));
-                hasher.update(&parent.to_le_bytes()).update(view.name(index)).update(&[0]);
+            let before = match (old, open.last_mut()) {
+                (Some(old), Some(open)) => old.counterpart(open, &view, index, &common),
+                (Some(_), None) => Some(TREE_ROOT),
+                (None, _) => None,
+            };
+            let number = old.zip(before).map(|(old, before)| old.number(before));
+            new.put(index, number);
+            if view.is_folder(index) {
+                let (newest, newest_here) = <(Timestamp, Timestamp)>::default();
+                let before = before.map(|before| (before, 0));
+                open.push(Open { at: new.folders.len(), same: before.is_some(), before });
+                new.folders.push(Folder { index, newest, newest_here, bytes: 0 });
             }
-            match view.kind(index) {
-                ViewKind::Folder(_) => {
-                    open.push(new.folders.len());
-                    new.folders.push((index, Timestamp::default()));
-                }
-                ViewKind::File(file) => {
-                    let facts = file.facts();
-                    hasher.update(&facts.content.root.0).update(&facts.content.size.to_le_bytes());
-                    new.bytes = new.bytes.saturating_add(facts.content.size);
-                    if let Some(&last) = open.last() {
-                        new.folders[last].1 = new.folders[last].1.max(facts.mtime);
-                    }
-                }
-            }
-            new.put(index, &hasher);
         }
         while let Some(last) = open.pop() {
-            new.pass_up(last, open.last());
+            new.leave(&last, open.last().map(|above| above.at), old);
         }
         new.folders.shrink_to_fit();
         new
     }
 
-    fn pass_up(&mut self, folder: usize, above: Option<&usize>) {
-        if let Some(&above) = above {
-            self.folders[above].1 = self.folders[above].1.max(self.folders[folder].1);
+    /// What the entry at `index` of a new view was here: something of the same name that has the same number.
+    fn counterpart(
+        &self,
+        open: &mut Open,
+        view: &ViewTree,
+        index: TreeIndex,
+        common: &[Option<u32>],
+    ) -> Option<TreeIndex> {
+        let (folder, passed) = open.before.as_mut()?;
+        let children = self.view.children(*folder);
+        let file = view.file(index);
+        while let Some(&child) = children.get(*passed) {
+            let was = self.view.file(child);
+            if let (Some(file), Some(was)) = (file, was)
+                && was.is_same(file, common)
+                && !(view.is_renamed(index) || self.view.is_renamed(child))
+            {
+                *passed += 1;
+                return Some(child);
+            }
+            match self.view.name(child).cmp(view.name(index)) {
+                Ordering::Less => {
+                    *passed += 1;
+                    open.same = false;
+                }
+                Ordering::Equal => {
+                    *passed += 1;
+                    open.same &= file.is_none() && was.is_none();
+                    let content = |file: Option<ViewFile<'_>>| file.map(|file| file.content());
+                    return (content(file) == content(was)).then_some(child);
+                }
+                Ordering::Greater => break,
+            }
+        }
+        open.same = false;
+        None
+    }
+
+    /// All of a folder has its numbers.
+    fn leave(&mut self, open: &Open, above: Option<usize>, old: Option<&Self>) {
+        let unchanged = open
+            .before
+            .zip(old)
+            .filter(|((before, passed), old)| open.same && *passed == old.view.children(*before).len());
+        let (newest, bytes) = match unchanged.and_then(|((before, _), old)| old.folder(before)) {
+            Some(folder) => (folder.newest_here, folder.bytes),
+            None => {
+                let children = self.view.children(self.folders[open.at].index);
+                let files = children.iter().filter_map(|child| self.view.file(*child)).map(|file| file.facts());
+                files.fold((Timestamp::default(), 0u64), |(newest, bytes), facts| {
+                    (newest.max(facts.mtime), bytes.saturating_add(facts.content.size))
+                })
+            }
+        };
+        let folder = &mut self.folders[open.at];
+        (folder.newest_here, folder.bytes) = (newest, bytes);
+        folder.newest = folder.newest.max(newest);
+        self.bytes = self.bytes.saturating_add(bytes);
+        let newest = folder.newest;
+        if let Some(above) = above.and_then(|above| self.folders.get_mut(above)) {
+            above.newest = above.newest.max(newest);
         }
     }
 
-    fn put(&mut self, index: TreeIndex, hasher: &blake3::Hasher) {
+    fn folder(&self, index: TreeIndex) -> Option<&Folder> {
+        self.folders.binary_search_by_key(&index, |folder| folder.index).ok().map(|at| &self.folders[at])
+    }
+
+    /// Gives an entry its number: the one that it had, unless another one has it already.
+    fn put(&mut self, index: TreeIndex, number: Option<u64>) {
+        let number = match number {
+            _ if index == TREE_ROOT => ROOT_INODE,
+            Some(number) if self.find(number).is_none() => number,
+            _ => self.hashed(index),
+        };
+        self.numbers.push(number);
+        self.by_number.put(&number, index.number() as u32);
+    }
+
+    fn hashed(&self, index: TreeIndex) -> u64 {
+        let mut hasher = blake3::Hasher::new();
+        let parent = self.number(self.view.parent(index));
+        hasher.update(&parent.to_le_bytes()).update(self.view.name(index)).update(&[0]);
+        if let Some(content) = self.view.file(index).map(|file| file.content()) {
+            hasher.update(&content.root.0).update(&content.size.to_le_bytes());
+        }
         let mut numbers = hasher.finalize_xof();
-        let number = loop {
-            if index == TREE_ROOT {
-                break ROOT_INODE;
-            }
+        loop {
             // The first 8 bytes; the next 8 in the rare case that they are taken, and so on.
             let mut number = [0; 8];
             numbers.fill(&mut number);
             let number = u64::from_le_bytes(number);
             if number > ROOT_INODE && self.find(number).is_none() {
-                break number;
+                return number;
             }
-        };
-        self.numbers.push(number);
-        self.by_number.put(&number, index.number() as u32);
+        }
     }
 
     /// The view.
@@ -121,9 +214,9 @@ impl Inodes {
 
     /// Last modification; of a folder, the newest below it.
     pub fn mtime(&self, index: TreeIndex) -> Timestamp {
-        match self.folders.binary_search_by_key(&index, |(at, _)| *at) {
-            Ok(at) => self.folders[at].1,
-            Err(_) => self.view.file(index).map(|file| file.facts().mtime).unwrap_or_default(),
+        match self.view.file(index) {
+            Some(file) => file.facts().mtime,
+            None => self.folder(index).map(|folder| folder.newest).unwrap_or_default(),
         }
     }
 
@@ -141,7 +234,7 @@ impl Inodes {
     pub fn ram(&self) -> usize {
         self.numbers.capacity() * size_of::<u64>()
             + self.by_number.bytes()
-            + self.folders.capacity() * size_of::<(TreeIndex, Timestamp)>()
+            + self.folders.capacity() * size_of::<Folder>()
     }
 
     /// What the kernel may remember of `self` that is not true of `new`.
@@ -205,43 +298,5 @@ impl Inodes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::limits::MAX_FILE_SIZE;
-    use crate::base::names::ValidPath;
-    use crate::catalog::fixture;
-
-    fn inodes(files: &[(&str, u8, i64)]) -> Inodes {
-        sized(files, 10)
-    }
-
-    fn sized(files: &[(&str, u8, i64)], size: u64) -> Inodes {
-        Inodes::new(Arc::new(fixture::tree(files, size)))
-    }
-
-    fn at(inodes: &Inodes, path: &str) -> u64 {
-        inodes.number(inodes.view.find(Some(&ValidPath::new(path.as_bytes()).unwrap())).unwrap())
-    }
-
-    #[test]
-    fn numbers_are_stable_while_path_and_identity_are() {
-        let old = inodes(&[("a/x", 1, 5), ("a/y", 2, 7), ("b", 3, 1)]);
-        let new = inodes(&[("a/w", 9, 3), ("a/x", 1, 5), ("a/y", 4, 7), ("c", 3, 1)]);
-        assert_eq!(at(&old, "a/x"), at(&new, "a/x"));
-        assert_eq!(at(&old, "a"), at(&new, "a"));
-        assert_ne!(at(&old, "a/y"), at(&new, "a/y"));
-        assert_ne!(at(&old, "b"), at(&new, "c"));
-        let name = |name: &[u8]| ValidName::new(name).unwrap();
-        let mut stale = old.stale(&new);
-        stale.sort();
-        let mut expected = vec![Stale::Entry(at(&old, "a"), name(b"y")), Stale::Entry(1, name(b"b"))];
-        expected.sort();
-        assert_eq!(stale, expected);
-        assert_eq!(old.mtime(TREE_ROOT).secs, 7);
-        assert_eq!(old.lookup(1, OsStr::new("a")).map(|index| old.number(index)), Some(at(&old, "a")));
-        assert_eq!(old.bytes(), 30);
-        assert_eq!(sized(&[("a", 1, 1), ("b", 2, 1)], MAX_FILE_SIZE).bytes(), 2 * MAX_FILE_SIZE);
-        let touched = inodes(&[("a/x", 1, 4), ("a/y", 2, 7), ("b", 3, 1)]);
-        assert_eq!(old.stale(&touched), [Stale::Attributes(at(&old, "a/x"))]);
-    }
-}
+#[path = "inodes_tests.rs"]
+mod tests;
