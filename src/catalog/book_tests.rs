@@ -362,7 +362,7 @@ fn who_was_away_for_a_week_was_sent_all_of_a_catalog_after_its_owner_took_a_new_
     // From the owner, or from anybody; also after a restart.
     for from in [&owner, &present] {
         let mut back = away.clone();
-        let missed = u64::from(own.version().version - back.get(node).unwrap().version().version);
+        let missed = own.version().version - back.get(node).unwrap().version().version;
         let (bytes, whole) = counted(from, &mut back, node);
         let (_, body) = own.weight();
         assert!(

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::claims::{Claims, Party};
-use super::tree::{FileState, Growing, ViewTree};
+use super::growing::Growing;
+use super::tree::{FileState, ViewTree};
 use crate::base::ids::ContentId;
 use crate::base::limits::MAX_NAME;
 use crate::base::names::ValidPath;
@@ -46,7 +47,7 @@ pub fn merge(old: &ViewTree, parties: Vec<Party>, whole: &dyn Fn(&ContentId) -> 
             let counts =
                 |range: &Range<usize>| range.clone().filter(|at| claims.standing(*at) != Standing::Lapsed).count();
             // Most nodes first, then the smaller root: they are in the order of roots already, and the sort is stable.
-            contents.sort_by_key(|range| std::cmp::Reverse(counts(range)));
+            contents.sort_by_cached_key(|range| std::cmp::Reverse(counts(range)));
         }
         // What is in a folder comes right after what has its name.
         let folder_beats = is_below(path, next_path);

@@ -171,7 +171,8 @@ fn an_empty_file_does_not_outlive_its_nodes() {
 
 /// The rules once more, without a thought of cost.
 fn naive(catalogs: &[(u8, Standing, &Catalog)], whole: &[u8]) -> BTreeMap<String, Seen> {
-    let mut claims: BTreeMap<String, BTreeMap<ContentId, Vec<(NodeId, Standing, &Entry)>>> = BTreeMap::new();
+    type Nodes<'a> = Vec<(NodeId, Standing, &'a Entry)>;
+    let mut claims: BTreeMap<String, BTreeMap<ContentId, Nodes<'_>>> = BTreeMap::new();
     for (tag, standing, catalog) in catalogs {
         for entry in *catalog {
             let nodes = claims.entry(entry.path.to_string()).or_default().entry(entry.content).or_default();

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod entry;
 #[cfg(test)]
 pub mod fixture;
+pub mod growing;
 pub mod merge;
 pub mod own;
 pub mod pack;

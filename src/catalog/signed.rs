@@ -183,12 +183,12 @@ impl Located {
         if pack.array()? != 8 {
             return None;
         }
-        (pack.bin()?, pack.bin()?);
-        (pack.uint()?, pack.uint()?);
+        // Network and node, epoch and version, the time, and the chain value: these were looked at before.
+        let _ = (pack.bin()?, pack.bin()?, pack.uint()?, pack.uint()?);
         if pack.array()? != 2 {
             return None;
         }
-        (pack.int()?, pack.uint()?, pack.bin()?);
+        let _ = (pack.int()?, pack.uint()?, pack.bin()?);
         let mut located = Self::default();
         for _ in 0..pack.array()? {
             located.removed.push(u32::try_from(start + pack.at()).ok()?);

@@ -6,11 +6,11 @@
 use std::ops::Range;
 
 use super::claims::Claims;
+use super::growing::{Growing, Grown};
 use super::merge::Standing;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, NodeId, Root};
-use crate::base::limits::MAX_PATH_DEPTH;
-use crate::base::names::{ValidPath, common_bytes};
+use crate::base::names::ValidPath;
 
 /// A folder or file of one [`ViewTree`]. Means nothing in another tree.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -126,22 +126,37 @@ const RENAMED: u32 = 1 << 13;
 /// ...and a file's state, above the others.
 const STATE: u32 = 16;
 
+/// An entry, as it is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Node {
-    parent: TreeIndex,
+pub(super) struct Node {
+    pub parent: TreeIndex,
     /// Of a folder: its first entry in the list of children. Of a file: its first claim.
-    first: u32,
+    pub first: u32,
     /// How many it has.
-    count: u32,
+    pub count: u32,
     bits: u32,
 }
 
 impl Node {
-    fn folder(parent: TreeIndex, name: usize) -> Self {
+    /// A folder, whose name begins at `name` in the paths of what is in it.
+    pub fn folder(parent: TreeIndex, name: usize) -> Self {
         Self { parent, first: 0, count: 0, bits: FOLDER | name as u32 & NAME }
     }
 
-    fn is_folder(&self) -> bool {
+    /// A file of these claims, whose name begins at `name` in their path, or is another one.
+    pub fn file(parent: TreeIndex, name: usize, renamed: bool, claims: &Range<usize>, state: FileState) -> Self {
+        let state = match state {
+            FileState::Live => 0,
+            FileState::Lingering => 1,
+            FileState::Cached => 2,
+            FileState::Offline => 3,
+        };
+        let bits = name as u32 & NAME | if renamed { RENAMED } else { 0 } | state << STATE;
+        Self { parent, first: claims.start as u32, count: claims.len() as u32, bits }
+    }
+
+    /// True for a folder.
+    pub fn is_folder(&self) -> bool {
         self.bits & FOLDER != 0
     }
 
@@ -352,96 +367,6 @@ impl ViewTree {
     pub fn bytes(&self) -> usize {
         let renamed: usize = self.renamed.iter().map(|(_, name)| name.len() + 40).sum();
         self.nodes.capacity() * size_of::<Node>() + self.children.capacity() * size_of::<TreeIndex>() + renamed
-    }
-}
-
-/// A tree that is being made, of files in the order of paths.
-pub struct Growing<'a> {
-    nodes: Vec<Node>,
-    renamed: Vec<(TreeIndex, Box<[u8]>)>,
-    /// The path of the last file.
-    last: &'a [u8],
-    /// The folders from the root down to where it went, with the ends of their paths.
-    open: Vec<(TreeIndex, usize)>,
-}
-
-/// All of a tree but the claims.
-pub struct Grown {
-    nodes: Vec<Node>,
-    children: Vec<TreeIndex>,
-    renamed: Vec<(TreeIndex, Box<[u8]>)>,
-}
-
-/// More entries than this are not shown: a path can't add as many as are left then.
-const MAX_NODES: usize = u32::MAX as usize - 2 * MAX_PATH_DEPTH;
-
-impl Default for Growing<'_> {
-    /// Nothing but the root.
-    fn default() -> Self {
-        Self { nodes: vec![Node::folder(TREE_ROOT, 0)], renamed: Vec::new(), last: b"", open: Vec::new() }
-    }
-}
-
-impl<'a> Growing<'a> {
-    /// Adds a file: its claims, and its name if that is not the one in `path`. Paths come in their order, and none is
-    /// another's folder.
-    pub fn add(&mut self, path: &'a [u8], name: Option<&[u8]>, claims: Range<usize>, state: FileState) {
-        if self.nodes.len() > MAX_NODES {
-            return;
-        }
-        let common = common_bytes(self.last, path);
-        let still = self.open.iter().take_while(|(_, end)| *end <= common && path.get(*end) == Some(&b'/')).count();
-        self.open.truncate(still);
-        let mut start = self.open.last().map_or(0, |(_, end)| end + 1);
-        while let Some(len) = path[start..].iter().position(|byte| *byte == b'/') {
-            let folder = self.push(Node::folder(self.parent(), start));
-            self.open.push((folder, start + len));
-            start += len + 1;
-        }
-        let state = match state {
-            FileState::Live => 0,
-            FileState::Lingering => 1,
-            FileState::Cached => 2,
-            FileState::Offline => 3,
-        };
-        let renamed = if name.is_some() { RENAMED } else { 0 };
-        let bits = start as u32 & NAME | renamed | state << STATE;
-        let (first, count) = (claims.start as u32, claims.len() as u32);
-        let index = self.push(Node { parent: self.parent(), first, count, bits });
-        self.renamed.extend(name.map(|name| (index, name.into())));
-        self.last = path;
-    }
-
-    fn parent(&self) -> TreeIndex {
-        self.open.last().map_or(TREE_ROOT, |(folder, _)| *folder)
-    }
-
-    fn push(&mut self, node: Node) -> TreeIndex {
-        self.nodes[node.parent.number()].count += 1;
-        self.nodes.push(node);
-        TreeIndex(self.nodes.len() as u32 - 1)
-    }
-
-    /// All files are there.
-    pub fn done(self) -> Grown {
-        let Self { mut nodes, mut renamed, .. } = self;
-        nodes.shrink_to_fit();
-        renamed.shrink_to_fit();
-        let mut children = vec![TREE_ROOT; nodes.len() - 1];
-        // Each folder's part of the list, and then what belongs into it: in the order of the walk, which is that of names.
-        let mut next = 0;
-        for node in nodes.iter_mut().filter(|node| node.is_folder()) {
-            node.first = next;
-            next += node.count;
-            node.count = 0;
-        }
-        for index in 1..nodes.len() {
-            let parent = nodes[index].parent.number();
-            let parent = &mut nodes[parent];
-            children[(parent.first + parent.count) as usize] = TreeIndex(index as u32);
-            parent.count += 1;
-        }
-        Grown { nodes, children, renamed }
     }
 }
 

@@ -71,8 +71,9 @@ impl Inodes {
             by_number: Places::with_room(view.len()),
             folders: Vec::new(),
             bytes: 0,
-            view: Arc::clone(&view),
+            view,
         };
+        let view = Arc::clone(&new.view);
         let mut open: Vec<Open> = Vec::new();
         for index in view.all() {
             while let Some(last) = open.pop_if(|last| new.folders[last.at].index != view.parent(index)) {
