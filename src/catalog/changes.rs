@@ -61,6 +61,16 @@ impl Changes {
         if change & GONE == 0 { EntryRef::path_of(bytes) } else { Pack::new(bytes).bin() }
     }
 
+    /// Up to which place this and `other` are over the same bytes: those of one body, and the deltas that both have.
+    pub fn common_places(&self, body: &Body, other: &Self, other_body: &Body) -> u32 {
+        let (ours, theirs) = (body.bytes(), other_body.bytes());
+        if (ours.as_ptr(), ours.len()) != (theirs.as_ptr(), theirs.len()) {
+            return 0;
+        }
+        let both = self.deltas.iter().zip(&other.deltas).take_while(|((_, a), (_, b))| Arc::ptr_eq(a, b));
+        (ours.len() + both.map(|((_, delta), _)| delta.len()).sum::<usize>()) as u32
+    }
+
     /// Where the entry at `path` is.
     pub fn find(&self, body: &Body, path: &[u8]) -> Option<u32> {
         let found = self.changed.binary_search_by(|change| by_paths(self.path(body, *change), Some(path)));

@@ -25,6 +25,15 @@ impl Party {
     }
 }
 
+/// What two copies of one node's catalog have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Common {
+    /// The other one's, as a place among the parties there.
+    party: usize,
+    /// Entries at places below this are the same ones.
+    places: u32,
+}
+
 /// The claim has the same path as the one before it.
 const SAME_PATH: u32 = 1 << 31;
 /// The same path and the same content.
@@ -257,16 +266,28 @@ impl Claims {
     }
 
     /// True if the claims in `range` are the same entries of the same catalogs as those of `other` in `theirs`, by what
-    /// [`Claims::common_parties`] says of the two.
-    pub fn are(&self, range: Range<usize>, other: &Self, theirs: Range<usize>, common: &[Option<u32>]) -> bool {
+    /// [`Claims::common`] says of the two.
+    pub fn are(&self, range: Range<usize>, other: &Self, theirs: Range<usize>, common: &[Option<Common>]) -> bool {
         let (Some(ours), Some(theirs)) = (self.list.get(range), other.list.get(theirs)) else { return false };
-        let same = |(a, b): (&Claim, &Claim)| a.place == b.place && common[a.party()] == Some(b.party() as u32);
+        let same = |(a, b): (&Claim, &Claim)| {
+            let both = |common: Common| common.party == b.party() && a.place < common.places;
+            a.place == b.place && common[a.party()].is_some_and(both)
+        };
         ours.len() == theirs.len() && ours.iter().zip(theirs).all(same)
     }
 
-    /// For each party here the one of `other` that has the very same copy.
-    pub fn common_parties(&self, other: &Self) -> Vec<Option<u32>> {
-        self.parties.iter().map(|party| other.same_party(party)).collect()
+    /// For each party here what the same node's copy in `other` has in common with it.
+    pub fn common(&self, other: &Self) -> Vec<Option<Common>> {
+        let common = |ours: &Party| {
+            let party = other.parties.binary_search_by_key(&ours.node(), Party::node).ok()?;
+            Some(Common { party, places: ours.copy.common_places(&other.parties[party].copy) })
+        };
+        self.parties.iter().map(common).collect()
+    }
+
+    /// True if it is made of the very same copies.
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.parties.len() == other.parties.len() && self.parties.iter().all(|party| other.same_party(party).is_some())
     }
 }
 

@@ -242,6 +242,12 @@ impl CatalogCopy {
         self.changes.at(&self.body, place)
     }
 
+    /// Up to which place an entry of this copy is an entry of `other` too, which it was made from perhaps, or the other way
+    /// round.
+    pub fn common_places(&self, other: &Self) -> u32 {
+        self.changes.common_places(&self.body, &other.changes, &other.body)
+    }
+
     /// Epoch and version: what is newer comes later.
     pub fn place(&self) -> (u64, u64) {
         (self.epoch, self.version)

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::claims::Claims;
+use super::claims::{Claims, Common};
 use super::growing::{Growing, Grown};
 use super::merge::Standing;
 use crate::base::clock::Timestamp;
@@ -92,8 +92,8 @@ impl<'a> ViewFile<'a> {
     }
 
     /// True if it is made of the same entries of the same catalogs as `other`, which may be of another tree: then nothing
-    /// that is told of it is different. `common`: [`Claims::common_parties`] of the two trees.
-    pub fn is_same(self, other: ViewFile<'_>, common: &[Option<u32>]) -> bool {
+    /// that is told of it is different. `common`: [`Claims::common`] of the two trees.
+    pub fn is_same(self, other: ViewFile<'_>, common: &[Option<Common>]) -> bool {
         self.tree.claims.are(self.claims(), &other.tree.claims, other.claims(), common)
     }
 
@@ -357,8 +357,7 @@ impl ViewTree {
     pub fn is_like(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.claims.parties(), other.claims.parties());
         let live = |standing: Standing| standing == Standing::Live;
-        ours.len() == theirs.len()
-            && self.claims.common_parties(&other.claims).iter().all(Option::is_some)
+        self.claims.is_of(&other.claims)
             && ours.iter().zip(theirs).all(|(a, b)| live(a.standing) == live(b.standing))
             && (&self.nodes, &self.children, &self.renamed) == (&other.nodes, &other.children, &other.renamed)
     }

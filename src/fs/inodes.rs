@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::base::clock::Timestamp;
 use crate::base::names::ValidName;
 use crate::base::places::Places;
+use crate::catalog::claims::Common;
 use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewFile, ViewTree};
 
 /// The root's number, by FUSE's rule.
@@ -65,7 +66,7 @@ impl Inodes {
     }
 
     fn made(view: Arc<ViewTree>, old: Option<&Self>) -> Self {
-        let common = old.map(|old| old.view.claims().common_parties(view.claims())).unwrap_or_default();
+        let common = old.map(|old| old.view.claims().common(view.claims())).unwrap_or_default();
         let mut new = Self {
             numbers: Vec::with_capacity(view.len()),
             by_number: Places::with_room(view.len()),
@@ -106,7 +107,7 @@ impl Inodes {
         open: &mut Open,
         view: &ViewTree,
         index: TreeIndex,
-        common: &[Option<u32>],
+        common: &[Option<Common>],
     ) -> Option<TreeIndex> {
         let (folder, passed) = open.before.as_mut()?;
         let children = self.view.children(*folder);
@@ -240,7 +241,7 @@ impl Inodes {
 
     /// What the kernel may remember of `self` that is not true of `new`.
     pub fn stale(&self, new: &Self) -> Vec<Stale> {
-        let common = self.view.claims().common_parties(new.view.claims());
+        let common = self.view.claims().common(new.view.claims());
         let mut stale = Vec::new();
         let mut folders = vec![(TREE_ROOT, TREE_ROOT)];
         while let Some((old, other)) = folders.pop() {

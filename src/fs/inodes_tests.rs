@@ -8,9 +8,11 @@ use super::*;
 use crate::base::limits::MAX_FILE_SIZE;
 use crate::base::names::ValidPath;
 use crate::catalog::claims::Party;
+use crate::catalog::copy::CatalogCopy;
 use crate::catalog::entry::Entry;
 use crate::catalog::fixture;
 use crate::catalog::merge::{Standing, merge};
+use crate::catalog::own::publish;
 
 fn inodes(files: &[(&str, u8, i64)]) -> Inodes {
     sized(files, 10)
@@ -47,9 +49,18 @@ fn numbers_are_stable_while_path_and_identity_are() {
 }
 
 /// Files of two nodes: of one that changes, and of one that does not.
-fn of_two(old: &ViewTree, stays: &Party, changing: &BTreeMap<String, (u8, i64)>) -> ViewTree {
-    let entries: Vec<Entry> = changing.iter().map(|(path, (tag, secs))| fixture::entry(path, *tag, *secs, 7)).collect();
-    let changes = Party { copy: fixture::copy(2, &entries), standing: Standing::Live };
+fn of_two(
+    old: &ViewTree,
+    stays: &Party,
+    changing: &mut Arc<CatalogCopy>,
+    to: &BTreeMap<String, (u8, i64)>,
+) -> ViewTree {
+    let mut entries: Vec<Entry> = to.iter().map(|(path, (tag, secs))| fixture::entry(path, *tag, *secs, 7)).collect();
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    // By a delta: the two copies have most of their bytes in common.
+    let (_, sign) = fixture::key(2);
+    publish(Arc::make_mut(changing), &entries, Timestamp::default(), &sign).unwrap();
+    let changes = Party { copy: Arc::clone(changing), standing: Standing::Live };
     merge(old, vec![stays.clone(), changes], &|_| false)
 }
 
@@ -62,8 +73,9 @@ proptest! {
         let entries: Vec<Entry> = stays.iter().map(|(path, (tag, secs))| fixture::entry(path, *tag, *secs, 7)).collect();
         let stays = Party { copy: fixture::copy(1, &entries), standing: Standing::Live };
         let mut before = Inodes::new(Arc::default());
+        let mut changing = fixture::copy(2, &[]);
         for step in steps {
-            let view = Arc::new(of_two(before.view(), &stays, &step));
+            let view = Arc::new(of_two(before.view(), &stays, &mut changing, &step));
             let (next, anew) = (before.next(Arc::clone(&view)), Inodes::new(Arc::clone(&view)));
             prop_assert_eq!((&next.numbers, next.bytes()), (&anew.numbers, anew.bytes()));
             let sizes = view.files(TREE_ROOT).map(|(_, file)| file.content().size);
