@@ -299,7 +299,7 @@ async fn main() -> Result<(), Failure> {
 fn share(members: &[Arc<Member>], member: &Member, name: &str) -> Result<(), Failure> {
     let sign = |message: &[u8]| member.key.sign(message).to_bytes();
     let mut copy = (**member.crowd.book.lock().get(member.node).ok_or("no catalog")?).clone();
-    let mut all: Vec<Entry> = copy.entries().values().cloned().collect();
+    let mut all: Vec<Entry> = copy.entries().filter_map(|entry| entry.to_entry()).collect();
     let mut one = entry(member.number, 0)?;
     one.path = ValidPath::new(name.as_bytes())?;
     all.push(one);

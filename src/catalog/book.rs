@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::copy::CatalogCopy;
 use super::signed::{CatalogError, MAX_BODY, SnapshotHead};
 use super::sums::SumTable;
@@ -170,7 +172,7 @@ impl CatchUp {
         }
         match answer {
             CatalogAnswer::UpToDate => Ok(false),
-            CatalogAnswer::Deltas(deltas) => {
+            CatalogAnswer::Deltas(deltas, head) => {
                 if deltas.is_empty() {
                     return Ok(false);
                 }
@@ -183,6 +185,9 @@ impl CatchUp {
                     followed => {
                         followed?;
                         self.changed = true;
+                        if let Some(head) = head {
+                            copy.move_up(&head)?;
+                        }
                     }
                 }
                 Ok(true)
@@ -221,10 +226,13 @@ impl CatchUp {
         if bytes.len() != (partial.len - partial.body.len()).min(CATALOG_PART) {
             return Err(CatalogError::Malformed);
         }
+        // Not twice as much as has come, as it would grow by itself: it may be half a gigabyte.
+        partial.body.reserve_exact(bytes.len());
         partial.body.extend_from_slice(bytes);
         partial.next += 1;
         if partial.next == partial.all {
-            let copy = CatalogCopy::from_snapshot(self.network, &partial.header, &partial.body)?;
+            let body = Bytes::from(std::mem::take(&mut partial.body));
+            let copy = CatalogCopy::from_snapshot(self.network, &partial.header, body)?;
             self.copy = Some(Arc::new(copy));
             self.partial = None;
             self.changed = true;

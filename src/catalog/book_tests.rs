@@ -1,6 +1,5 @@
 //! Catching up from snapshots and deltas, and what is refused.
 
-use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
 
 use super::*;
@@ -9,13 +8,13 @@ use crate::base::ids::{ContentId, Root};
 use crate::base::limits::MAX_FILE_SIZE;
 use crate::base::names::ValidPath;
 use crate::catalog::entry::Entry;
+use crate::catalog::fixture::{NETWORK, key};
 use crate::catalog::own::{begin, begin_beyond, publish};
 
-const NETWORK: NetworkId = NetworkId([3; 32]);
-
-fn key(tag: u8) -> (NodeId, impl Fn(&[u8]) -> [u8; 64]) {
-    let key = SigningKey::from_bytes(&[tag; 32]);
-    (NodeId(key.verifying_key().to_bytes()), move |message: &[u8]| key.sign(message).to_bytes())
+fn all(copy: &CatalogCopy) -> Vec<Entry> {
+    let all: Vec<Entry> = copy.entries().filter_map(|entry| entry.to_entry()).collect();
+    assert_eq!(all.len(), copy.len());
+    all
 }
 
 fn entries(from: &[(u16, u8)]) -> Vec<Entry> {
@@ -64,22 +63,23 @@ fn a_chain_that_does_not_fit_is_fetched_from_its_beginning() {
     for from in [&one, &other, &longest] {
         sync(from, &mut reader, node).unwrap();
         let (have, should) = (reader.get(node).unwrap(), from.get(node).unwrap());
-        assert_eq!((have.version(), have.entries()), (should.version(), should.entries()));
+        assert_eq!((have.version(), all(have)), (should.version(), all(should)));
         let stored = CatalogCopy::load(NETWORK, &have.store().unwrap()).unwrap();
-        assert_eq!(stored.entries(), should.entries());
+        assert_eq!(all(&stored), all(should));
     }
     // What is older on another branch does not come back.
     sync(&other, &mut reader, node).unwrap();
     assert_eq!(reader.get(node).unwrap().version().version, 5);
     // A peer whose chain breaks anew each time is not followed for ever.
     let mut catch_up = reader.catch_up(node);
-    let CatalogAnswer::Deltas(deltas) = other.answer(&CatalogRequest { node, have: Some((100, 2)), part: None }) else {
+    let CatalogAnswer::Deltas(deltas, None) = other.answer(&CatalogRequest { node, have: Some((100, 2)), part: None })
+    else {
         panic!("no deltas")
     };
-    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas.clone())), Ok(true));
+    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas.clone(), None)), Ok(true));
     assert_eq!(catch_up.request().have, None);
     assert_eq!(catch_up.take(longest.answer(&catch_up.request())), Ok(true));
-    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas)), Err(CatalogError::Chain));
+    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas, None)), Err(CatalogError::Chain));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_nodes_own_catalog_comes_from_itself_alone() {
 fn a_new_epoch_is_after_the_old_one_whatever_the_clock_says() {
     let (node, sign) = key(1);
     let begun = begin_beyond(NETWORK, node, 5000, &entries(&[(1, 1)]), now(100), &sign).unwrap();
-    assert_eq!((begun.version().epoch, begun.version().version, begun.entries().len()), (5001, 1, 1));
+    assert_eq!((begun.version().epoch, begun.version().version, begun.len()), (5001, 1, 1));
     let begun = begin_beyond(NETWORK, node, 50, &[], now(100), &sign).unwrap();
     assert_eq!(begun.version().epoch, 100);
 }
@@ -127,9 +127,10 @@ proptest! {
         for book in [&often, &seldom] {
             let copy = book.get(node).unwrap();
             prop_assert_eq!(copy.version(), own.version());
-            prop_assert_eq!(copy.entries(), own.entries());
+            prop_assert_eq!(all(copy), all(&own));
+            prop_assert_eq!(all(copy), entries(states.last().map_or(&[][..], |(state, _)| state)));
             let again = CatalogCopy::load(NETWORK, &copy.store().unwrap()).unwrap();
-            prop_assert_eq!(again.entries(), own.entries());
+            prop_assert_eq!(all(&again), all(&own));
             prop_assert!(book.lacks(&owner.versions()).is_empty());
         }
     }
@@ -149,7 +150,7 @@ fn forgeries_are_refused() {
         let mut bad = stored.clone();
         bad[at] ^= 1;
         // A list cut short is an older version, and true as such.
-        let forged = |copy: CatalogCopy| copy.version() == own.version() && copy.entries() != own.entries();
+        let forged = |copy: CatalogCopy| copy.version() == own.version() && all(&copy) != all(&own);
         accepted += usize::from(CatalogCopy::load(NETWORK, &bad).is_ok_and(forged));
     }
     assert_eq!(accepted, 0);
@@ -170,7 +171,7 @@ fn a_large_catalog_comes_in_parts_and_a_new_epoch_replaces_the_old() {
     ));
     let mut reader = CatalogBook::new(NETWORK, NodeId([9; 32]));
     sync(&owner, &mut reader, node).unwrap();
-    assert_eq!(reader.get(node).unwrap().entries().len(), 30_000);
+    assert_eq!(reader.get(node).unwrap().len(), 30_000);
 
     let mut reborn = begin(NETWORK, node, now(500), &sign).unwrap();
     publish(&mut reborn, &entries(&[(1, 1)]), now(501), &sign).unwrap();
@@ -178,7 +179,7 @@ fn a_large_catalog_comes_in_parts_and_a_new_epoch_replaces_the_old() {
     owner.put_own(Arc::new(reborn));
     assert_eq!(reader.lacks(&owner.versions()).len(), 1);
     sync(&owner, &mut reader, node).unwrap();
-    assert_eq!(reader.get(node).unwrap().entries().len(), 1);
+    assert_eq!(reader.get(node).unwrap().len(), 1);
     // The old one does not come back.
     assert!(!reader.put(Arc::new(own.clone())));
     let mut restored = CatalogBook::new(NETWORK, node);
@@ -261,11 +262,11 @@ fn deltas_of_an_owner_that_takes_no_snapshot_were_kept_without_end() {
     let (kept, body) = reader.weight();
     assert!(kept <= 2 * crate::catalog::copy::delta_room(body) + CATALOG_PART, "{kept}");
     // The snapshot is asked for instead, once.
-    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas.clone())), Ok(true));
+    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas.clone(), None)), Ok(true));
     assert_eq!(catch_up.request().have, None);
     let begun = begin(NETWORK, node, now(100), &sign).unwrap();
     assert_eq!(catch_up.take(begun.answer(&catch_up.request())), Ok(true));
-    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas)), Err(CatalogError::TooLarge));
+    assert_eq!(catch_up.take(CatalogAnswer::Deltas(deltas, None)), Err(CatalogError::TooLarge));
 }
 
 #[test]
@@ -278,5 +279,131 @@ fn a_size_that_no_file_has_is_refused() {
     claims[0].content.size += 1;
     assert_eq!(begin_beyond(NETWORK, node, 0, &claims, now(100), &sign).err(), Some(CatalogError::Malformed));
     assert_eq!(publish(&mut grown, &claims, now(101), &sign), Err(CatalogError::Malformed));
-    assert_eq!((grown.version(), grown.entries()), (begun.version(), begun.entries()));
+    assert_eq!((grown.version(), all(&grown)), (begun.version(), all(&begun)));
+}
+
+/// Lets `to` catch up as [`sync`] does; returns the bytes of all answers, and whether a snapshot was among them.
+fn counted(from: &CatalogBook, to: &mut CatalogBook, node: NodeId) -> (usize, bool) {
+    let mut catch_up = to.catch_up(node);
+    let (mut bytes, mut whole) = (0, false);
+    loop {
+        let answer = from.answer(&catch_up.request());
+        bytes += rmp_serde::to_vec(&answer).unwrap().len();
+        whole |= matches!(answer, CatalogAnswer::Snapshot { .. });
+        if !catch_up.take(answer).unwrap() {
+            break;
+        }
+    }
+    if let Some(copy) = catch_up.finish() {
+        to.put(copy);
+    }
+    (bytes, whole)
+}
+
+#[test]
+fn who_was_away_for_a_week_was_sent_all_of_a_catalog_after_its_owner_took_a_new_snapshot() {
+    let (node, sign) = key(1);
+    let mut files: Vec<(u16, u8)> = (0..3000).map(|name| (name, 1)).collect();
+    let mut own = begin_beyond(NETWORK, node, 0, &entries(&files), now(100), &sign).unwrap();
+    let mut owner = CatalogBook::new(NETWORK, node);
+    let mut present = CatalogBook::new(NETWORK, NodeId([9; 32]));
+    let mut away = present.clone();
+    let mut hour = |own: &mut CatalogCopy, owner: &mut CatalogBook, number: u16| {
+        files[usize::from(number * 7 % 3000)].1 = 2 + (number % 200) as u8;
+        publish(own, &entries(&files), now(100 + i64::from(number)), &sign).unwrap();
+        owner.put_own(Arc::new(own.clone()));
+    };
+    let (mut snapshots, mut left_at) = (0, 0);
+    for number in 0..1000 {
+        let before = own.weight().0;
+        hour(&mut own, &mut owner, number);
+        let taken = own.weight().0 < before;
+        snapshots += usize::from(taken);
+        let (bytes, whole) = counted(&owner, &mut present, node);
+        assert_eq!(whole, number == 0, "who is there follows by deltas");
+        assert!(number == 0 || bytes < 2000, "{bytes}");
+        // What its owner keeps, the others keep: nothing grows without end.
+        let there = present.get(node).unwrap();
+        assert_eq!((there.weight(), there.kept()), (own.weight(), own.kept()));
+        let (_, body) = own.weight();
+        assert!(own.kept() <= body + crate::catalog::copy::delta_room(body), "{}", own.kept());
+        if snapshots == 2 && left_at == 0 && !taken && own.weight().0 > 60_000 {
+            // It leaves a while before the third snapshot, and is back a while after it.
+            counted(&present, &mut away, node);
+            left_at = number;
+        }
+        if snapshots == 3 {
+            if own.weight().0 < 20_000 {
+                continue;
+            }
+            break;
+        }
+    }
+    assert!(left_at > 0 && snapshots == 3, "{left_at} {snapshots}");
+    // From the owner, or from anybody; also after a restart.
+    for from in [&owner, &present] {
+        let mut back = away.clone();
+        let missed = own.version().version - back.get(node).unwrap().version().version;
+        let (bytes, whole) = counted(from, &mut back, node);
+        let (_, body) = own.weight();
+        assert!(
+            !whole && missed > 50 && bytes < 400 * missed as usize && bytes < body / 4,
+            "{bytes} for {missed}, {body}"
+        );
+        let (there, stored) = (back.get(node).unwrap(), from.get(node).unwrap().store().unwrap());
+        assert_eq!((all(there), there.version()), (all(&own), own.version()));
+        let mut restarted = CatalogBook::new(NETWORK, NodeId([8; 32]));
+        restarted.put(Arc::new(CatalogCopy::load(NETWORK, &stored).unwrap()));
+        assert_eq!(counted(&restarted, &mut away.clone(), node), (bytes, false));
+    }
+    // Who was away for longer than that gets all of it.
+    let mut long = CatalogBook::new(NETWORK, NodeId([7; 32]));
+    let first = begin_beyond(NETWORK, node, 0, &[], now(100), &sign).unwrap();
+    long.put(Arc::new(first));
+    assert!(counted(&owner, &mut long, node).1);
+    assert_eq!(all(long.get(node).unwrap()), all(&own));
+}
+
+#[test]
+fn a_snapshot_is_made_here_only_of_what_its_owner_signed() {
+    let (node, sign) = key(1);
+    let files = |tag: u8| entries(&(0..200).map(|name| (name, tag)).collect::<Vec<_>>());
+    let begun = begin(NETWORK, node, now(100), &sign).unwrap();
+    let mut follower = begun.clone();
+    let mut own = begun.clone();
+    let (mut deltas, mut head) = (Vec::new(), None);
+    for tag in 1.. {
+        let have = Some(own.place());
+        publish(&mut own, &files(tag), now(101), &sign).unwrap();
+        let CatalogAnswer::Deltas(new, with) = own.answer(&CatalogRequest { node, have, part: None }) else { panic!() };
+        deltas.extend(new);
+        if let Some(with) = with {
+            head = Some(with);
+            break;
+        }
+    }
+    let head = head.unwrap();
+    let (last, first) = deltas.split_last().unwrap();
+    first.iter().for_each(|delta| follower.follow_foreign(delta).unwrap());
+    // Before it has got there; after that; and of another.
+    assert_eq!(follower.clone().move_up(&head), Ok(false));
+    follower.follow_foreign(last).unwrap();
+    let mut moved = follower.clone();
+    assert_eq!(moved.move_up(&head), Ok(true));
+    assert_eq!((moved.weight(), all(&moved), moved.version()), (own.weight(), all(&own), own.version()));
+    assert_eq!(moved.move_up(&head), Ok(false), "it stands there already");
+    let mut forged = head.to_vec();
+    *forged.last_mut().unwrap() ^= 1;
+    assert_eq!(follower.clone().move_up(&forged), Err(CatalogError::Signature));
+    // One that its owner signed, and that says something else.
+    let (chain, at) = (follower.chain(), follower.version());
+    let lie = |chain, body_hash| {
+        let (epoch, version) = (at.epoch, at.version);
+        SnapshotHead { network: NETWORK, node, epoch, version, at: now(1), chain, body_hash, body_len: 1 }
+    };
+    for lie in [lie(chain, [0; 32]), lie([0; 32], [0; 32])] {
+        let mut same = follower.clone();
+        assert_eq!(same.move_up(&lie.seal(&sign).unwrap()), Ok(false));
+        assert_eq!((same.weight(), all(&same), same.chain()), (follower.weight(), all(&own), chain));
+    }
 }

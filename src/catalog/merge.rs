@@ -1,13 +1,13 @@
 //! From catalogs to the view. Names depend on the known catalogs, not on who is live, so they don't flap and all nodes
 //! agree; who is live only decides what is shown.
 
-use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::ops::Range;
 
-use super::entry::Entry;
-use super::tree::{FileState, ViewFile, ViewTree};
-use crate::base::clock::Timestamp;
-use crate::base::ids::{ContentId, NodeId};
+use super::claims::{Claims, Party};
+use super::growing::Growing;
+use super::tree::{FileState, ViewTree};
+use crate::base::ids::ContentId;
 use crate::base::limits::MAX_NAME;
 use crate::base::names::ValidPath;
 
@@ -26,108 +26,78 @@ pub enum Standing {
     Lapsed,
 }
 
-/// One node's catalog, for merging.
-pub struct Offer<'a> {
-    /// Whose.
-    pub node: NodeId,
-    /// How that node stands.
-    pub standing: Standing,
-    /// What it offers, in the order of paths.
-    pub entries: &'a mut dyn Iterator<Item = &'a Entry>,
-}
-
-struct Claim<'a> {
-    entry: &'a Entry,
-    node: NodeId,
-    standing: Standing,
-}
-
-/// Paths in the order of their names: `/` before every other byte (names hold no NUL).
-fn by_names(a: &ValidPath, b: &ValidPath) -> Ordering {
-    let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
-    a.as_bytes().iter().map(key).cmp(b.as_bytes().iter().map(key))
-}
-
-/// Merges. `whole` tells what is whole in the local cache.
-pub fn merge(offers: &mut [Offer<'_>], whole: &dyn Fn(&ContentId) -> bool) -> ViewTree {
-    let mut claims: Vec<Claim<'_>> = Vec::new();
-    for offer in offers {
-        let (node, standing) = (offer.node, offer.standing);
-        claims.extend((&mut *offer.entries).map(|entry| Claim { entry, node, standing }));
-    }
-    claims.sort_by(|a, b| {
-        by_names(&a.entry.path, &b.entry.path)
-            .then_with(|| a.entry.content.cmp(&b.entry.content))
-            .then_with(|| a.node.cmp(&b.node))
-    });
-    let taken: HashSet<&[u8]> = claims.iter().map(|claim| claim.entry.path.as_bytes()).collect();
-    let mut folders: HashSet<&[u8]> = HashSet::new();
-    for claim in &claims {
-        let path = claim.entry.path.as_bytes();
-        for (at, _) in path.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/') {
-            // What is above a known folder is known.
-            if !folders.insert(&path[..at]) {
-                break;
+/// Merges. `whole` tells what is whole in the local cache. What did not change since `old` was made is taken from it; the
+/// result is the same whatever it was.
+pub fn merge(old: &ViewTree, parties: Vec<Party>, whole: &dyn Fn(&ContentId) -> bool) -> ViewTree {
+    let claims = Claims::merged(old.claims(), parties);
+    let mut tree = Growing::default();
+    let mut renamed: HashSet<ValidPath> = HashSet::new();
+    let mut contents: Vec<Range<usize>> = Vec::new();
+    let (mut at, mut next_path) = (0, claims.path(0));
+    while at < claims.len() {
+        let end = claims.end_of_path(at);
+        let path = std::mem::replace(&mut next_path, claims.path(end));
+        contents.clear();
+        while at < end {
+            let until = claims.end_of_content(at);
+            contents.push(at..until);
+            at = until;
+        }
+        if contents.len() > 1 {
+            let counts =
+                |range: &Range<usize>| range.clone().filter(|at| claims.standing(*at) != Standing::Lapsed).count();
+            // Most nodes first, then the smaller root: they are in the order of roots already, and the sort is stable.
+            contents.sort_by_cached_key(|range| std::cmp::Reverse(counts(range)));
+        }
+        // What is in a folder comes right after what has its name.
+        let folder_beats = is_below(path, next_path);
+        for (rank, range) in contents.drain(..).enumerate() {
+            let Some(state) = shown(&claims, &range, whole) else { continue };
+            if rank == 0 && !folder_beats {
+                tree.add(path, None, range, state);
+                continue;
+            }
+            let Some(content) = claims.content(range.start as u32) else { continue };
+            let Some(new) = suffixed(path, &content, |path| is_free(&claims, path)) else { continue };
+            // Two that differ in their size alone would have one name: the first has it.
+            if renamed.insert(new.clone()) {
+                tree.add(path, Some(new.file_name()), range, state);
             }
         }
     }
-    let mut files: Vec<(ValidPath, ViewFile)> = Vec::with_capacity(claims.len());
-    let mut renamed = false;
-    for same_path in claims.chunk_by(|a, b| a.entry.path == b.entry.path) {
-        let mut contents: Vec<&[Claim<'_>]> = same_path.chunk_by(|a, b| a.entry.content == b.entry.content).collect();
-        let weight = |claims: &[Claim<'_>]| claims.iter().filter(|claim| claim.standing != Standing::Lapsed).count();
-        // Most nodes first, then the smaller root: they are in the order of roots already, and the sort is stable.
-        contents.sort_by_key(|claims| std::cmp::Reverse(weight(claims)));
-        let path = &same_path[0].entry.path;
-        let folder_beats = folders.contains(path.as_bytes());
-        for (rank, claims) in contents.into_iter().enumerate() {
-            let Some(file) = shown(claims, whole) else { continue };
-            let path = if rank == 0 && !folder_beats {
-                path.clone()
-            } else {
-                renamed = true;
-                let free = |path: &ValidPath| !taken.contains(path.as_bytes()) && !folders.contains(path.as_bytes());
-                let Some(path) = suffixed(path, &file.content, free) else { continue };
-                path
-            };
-            files.push((path, file));
-        }
-    }
-    if renamed {
-        files.sort_by(|(a, _), (b, _)| by_names(a, b));
-        files.dedup_by(|(a, _), (b, _)| a == b);
-    }
-    ViewTree::from_sorted(files)
+    let grown = tree.done();
+    ViewTree::new(claims, grown)
 }
 
-fn shown(claims: &[Claim<'_>], whole: &dyn Fn(&ContentId) -> bool) -> Option<ViewFile> {
-    let content = claims.first()?.entry.content;
-    let any = |standing: Standing| claims.iter().any(|claim| claim.standing == standing);
-    let state = if any(Standing::Live) {
-        FileState::Live
-    } else if any(Standing::Lingering) {
-        FileState::Lingering
-    } else if content.size > 0 && whole(&content) {
-        // An empty file is whole everywhere, and nobody ever asked for it: it comes and goes with its nodes.
-        FileState::Cached
-    } else if any(Standing::Offline) {
-        FileState::Offline
-    } else {
-        return None;
-    };
-    let live = claims.iter().filter(|claim| claim.standing == Standing::Live);
-    Some(ViewFile {
-        content,
-        mtime: claims.iter().map(|claim| claim.entry.mtime).min().unwrap_or(Timestamp::default()),
-        executable: claims.iter().any(|claim| claim.entry.executable),
-        sources: live.map(|claim| claim.node).collect(),
-        state,
-    })
+/// True if `path` is in a folder called `folder`, or in one below it.
+fn is_below(folder: &[u8], path: &[u8]) -> bool {
+    path.get(folder.len()) == Some(&b'/') && path.starts_with(folder)
+}
+
+/// True if no known catalog has a file at `path` or below it.
+fn is_free(claims: &Claims, path: &ValidPath) -> bool {
+    let there = claims.path(claims.first_at(path.as_bytes()));
+    there != path.as_bytes() && !is_below(path.as_bytes(), there)
+}
+
+fn shown(claims: &Claims, range: &Range<usize>, whole: &dyn Fn(&ContentId) -> bool) -> Option<FileState> {
+    let any = |standing: Standing| range.clone().any(|at| claims.standing(at) == standing);
+    if any(Standing::Live) {
+        return Some(FileState::Live);
+    }
+    if any(Standing::Lingering) {
+        return Some(FileState::Lingering);
+    }
+    // An empty file is whole everywhere, and nobody ever asked for it: it comes and goes with its nodes.
+    if claims.content(range.start as u32).is_some_and(|content| content.size > 0 && whole(&content)) {
+        return Some(FileState::Cached);
+    }
+    any(Standing::Offline).then_some(FileState::Offline)
 }
 
 /// `stem~3fa9c1d2e4b7.ext`, the stem cut to fit; more digits if that name is taken.
-fn suffixed(path: &ValidPath, content: &ContentId, free: impl Fn(&ValidPath) -> bool) -> Option<ValidPath> {
-    let name = path.file_name();
+fn suffixed(path: &[u8], content: &ContentId, free: impl Fn(&ValidPath) -> bool) -> Option<ValidPath> {
+    let (folder, name) = path.split_at(path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1));
     // A leading dot begins a hidden name, not an extension.
     let dot = name.iter().rposition(|&byte| byte == b'.').filter(|&at| at > 0 && name.len() - at <= 32);
     let (stem, extension) = name.split_at(dot.unwrap_or(name.len()));
@@ -141,12 +111,7 @@ fn suffixed(path: &ValidPath, content: &ContentId, free: impl Fn(&ValidPath) -> 
         {
             stem = &stem[..error.valid_up_to()];
         }
-        let new = [stem, b"~", tag.as_bytes(), extension].concat();
-        let new = match path.parent() {
-            Some(parent) => [parent.as_bytes(), b"/", &new].concat(),
-            None => new,
-        };
-        match ValidPath::new(&new) {
+        match ValidPath::new(&[folder, stem, b"~", tag.as_bytes(), extension].concat()) {
             Ok(path) if free(&path) => return Some(path),
             _ => {}
         }

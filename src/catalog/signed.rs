@@ -5,11 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::Entry;
+use super::entry::{Entry, EntryRef};
+use super::pack::Pack;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
-use crate::base::limits::MAX_CATALOG_ENTRIES;
-use crate::base::names::ValidPath;
+use crate::base::names::{ValidPath, check_path};
 use crate::vault::store::verify;
 
 const SNAPSHOT: &[u8] = b"flashget 2026-11 catalog snapshot";
@@ -106,13 +106,18 @@ fn seal<T: Serialize>(domain: &[u8], value: &T, sign: SignWith<'_>) -> Result<Ve
     rmp_serde::to_vec(&Envelope { message, signature }).map_err(|_| CatalogError::Malformed)
 }
 
+fn read<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<(Envelope, T), CatalogError> {
+    let envelope: Envelope = rmp_serde::from_slice(bytes).map_err(|_| CatalogError::Malformed)?;
+    let value: T = rmp_serde::from_slice(&envelope.message).map_err(|_| CatalogError::Malformed)?;
+    Ok((envelope, value))
+}
+
 fn open<T: for<'de> Deserialize<'de>>(
     domain: &[u8],
     bytes: &[u8],
     who: impl Fn(&T) -> NodeId,
 ) -> Result<T, CatalogError> {
-    let envelope: Envelope = rmp_serde::from_slice(bytes).map_err(|_| CatalogError::Malformed)?;
-    let value: T = rmp_serde::from_slice(&envelope.message).map_err(|_| CatalogError::Malformed)?;
+    let (envelope, value) = read(bytes)?;
     let signature: &[u8; 64] = envelope.signature.as_slice().try_into().map_err(|_| CatalogError::Signature)?;
     if verify(who(&value), &[domain, &envelope.message].concat(), signature) {
         Ok(value)
@@ -144,6 +149,11 @@ impl Delta {
     pub fn open(bytes: &[u8]) -> Result<Self, CatalogError> {
         open(DELTA, bytes, |delta: &Self| delta.node)
     }
+
+    /// Decodes what a chain value vouches for, which is as good as its signature.
+    pub fn read(bytes: &[u8]) -> Result<Self, CatalogError> {
+        read(bytes).map(|(_, delta)| delta)
+    }
 }
 
 /// The chain value of a signed delta.
@@ -151,33 +161,43 @@ pub fn chain_of(signed_delta: &[u8]) -> [u8; 32] {
     *blake3::hash(signed_delta).as_bytes()
 }
 
-/// Encodes a catalog's entries.
-pub fn write_body<'a>(entries: impl ExactSizeIterator<Item = &'a Entry>) -> Result<Vec<u8>, CatalogError> {
-    let mut body = Vec::new();
-    body.extend_from_slice(&(entries.len() as u64).to_le_bytes());
-    for entry in entries {
-        rmp_serde::encode::write(&mut body, entry).map_err(|_| CatalogError::Malformed)?;
-    }
-    if body.len() > MAX_BODY { Err(CatalogError::TooLarge) } else { Ok(body) }
+/// Where in a signed delta what lies: offsets from its first byte.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Located {
+    /// Of the paths that are gone.
+    pub removed: Vec<u32>,
+    /// Of the entries that are new or other than before.
+    pub put: Vec<u32>,
 }
 
-/// Decodes a catalog's entries: sorted by path, none twice.
-pub fn read_body(body: &[u8]) -> Result<Vec<Entry>, CatalogError> {
-    let (count, rest) = body.split_first_chunk().ok_or(CatalogError::Malformed)?;
-    let count = u64::from_le_bytes(*count);
-    if count > MAX_CATALOG_ENTRIES as u64 {
-        return Err(CatalogError::TooLarge);
-    }
-    // An entry has at least 40 bytes, so a false count can't make us allocate more than the body's own size.
-    let mut entries = Vec::with_capacity((count as usize).min(rest.len() / 40));
-    let mut from = rmp_serde::Deserializer::from_read_ref(rest);
-    for _ in 0..count {
-        let entry = Entry::deserialize(&mut from).map_err(|_| CatalogError::Malformed)?;
-        let entry = entry.checked().ok_or(CatalogError::Malformed)?;
-        if entries.last().is_some_and(|last: &Entry| last.path >= entry.path) {
-            return Err(CatalogError::Malformed);
+impl Located {
+    /// Finds them, and checks that each is valid.
+    pub fn within(signed: &[u8]) -> Option<Self> {
+        let mut envelope = Pack::new(signed);
+        if envelope.array()? != 2 {
+            return None;
         }
-        entries.push(entry);
+        let message = envelope.bin()?;
+        let start = envelope.at() - message.len();
+        let mut pack = Pack::new(message);
+        if pack.array()? != 8 {
+            return None;
+        }
+        // Network and node, epoch and version, the time, and the chain value: these were looked at before.
+        let _ = (pack.bin()?, pack.bin()?, pack.uint()?, pack.uint()?);
+        if pack.array()? != 2 {
+            return None;
+        }
+        let _ = (pack.int()?, pack.uint()?, pack.bin()?);
+        let mut located = Self::default();
+        for _ in 0..pack.array()? {
+            located.removed.push(u32::try_from(start + pack.at()).ok()?);
+            check_path(pack.bin()?).ok()?;
+        }
+        for _ in 0..pack.array()? {
+            located.put.push(u32::try_from(start + pack.at()).ok()?);
+            EntryRef::take(&mut pack).filter(EntryRef::is_valid)?;
+        }
+        (pack.at() == message.len()).then_some(located)
     }
-    Ok(entries)
 }

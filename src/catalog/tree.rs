@@ -1,8 +1,16 @@
 //! The view as a tree in an arena: made once by merging, then only read. A new state of the world is a new tree.
+//!
+//! An entry takes 16 bytes, and 4 in its folder's list. Names, contents and times are not copied: they are read from the
+//! catalogs, where they lie. Only a file that had to take another name has that here.
 
+use std::ops::Range;
+
+use super::claims::{Claims, Common};
+use super::growing::{Growing, Grown};
+use super::merge::Standing;
 use crate::base::clock::Timestamp;
-use crate::base::ids::{ContentId, NodeId};
-use crate::base::names::{ValidName, ValidPath};
+use crate::base::ids::{ContentId, NodeId, Root};
+use crate::base::names::ValidPath;
 
 /// A folder or file of one [`ViewTree`]. Means nothing in another tree.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -12,6 +20,11 @@ impl TreeIndex {
     /// Its place in the tree's arena: below [`ViewTree::len`].
     pub fn number(self) -> usize {
         self.0 as usize
+    }
+
+    /// The entry at a place in the arena.
+    pub fn at(number: u32) -> Self {
+        Self(number)
     }
 }
 
@@ -32,103 +45,212 @@ pub enum FileState {
     Offline,
 }
 
-/// A file of the view.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ViewFile {
+/// What is told of a file of the view.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileFacts {
     /// What it is.
     pub content: ContentId,
     /// The oldest claimed modification time.
     pub mtime: Timestamp,
     /// True if any source claims it.
     pub executable: bool,
+}
+
+/// A file of the view. What is asked of it is looked up in the catalogs.
+#[derive(Clone, Copy)]
+pub struct ViewFile<'a> {
+    tree: &'a ViewTree,
+    node: &'a Node,
+}
+
+impl<'a> ViewFile<'a> {
+    fn claims(self) -> Range<usize> {
+        self.node.range()
+    }
+
+    /// What it is.
+    pub fn content(self) -> ContentId {
+        // A merged file has a claim, which was verified when it came.
+        let nothing = ContentId { root: Root([0; 32]), size: 0 };
+        self.tree.claims.content(self.node.first).unwrap_or(nothing)
+    }
+
+    /// What is told of it, of all nodes that claim it.
+    pub fn facts(self) -> FileFacts {
+        let mut facts = FileFacts { content: self.content(), mtime: Timestamp::default(), executable: false };
+        let entries = self.claims().filter_map(|at| self.tree.claims.entry(at));
+        for (number, entry) in entries.enumerate() {
+            facts.mtime = if number == 0 { entry.mtime } else { facts.mtime.min(entry.mtime) };
+            facts.executable |= entry.executable;
+        }
+        facts
+    }
+
     /// Live nodes that share it, this one included; sorted. Never shown, only counted and asked.
-    pub sources: Vec<NodeId>,
+    pub fn sources(self) -> impl Iterator<Item = NodeId> + 'a {
+        self.claims().filter_map(|at| self.tree.live(at))
+    }
+
+    /// True if it is made of the same entries of the same catalogs as `other`, which may be of another tree: then nothing
+    /// that is told of it is different. `common`: [`Claims::common`] of the two trees.
+    pub fn is_same(self, other: ViewFile<'_>, common: &[Option<Common>]) -> bool {
+        self.tree.claims.are(self.claims(), &other.tree.claims, other.claims(), common)
+    }
+
     /// Why it is shown.
-    pub state: FileState,
+    pub fn state(self) -> FileState {
+        match self.node.bits >> STATE {
+            0 => FileState::Live,
+            1 => FileState::Lingering,
+            2 => FileState::Cached,
+            _ => FileState::Offline,
+        }
+    }
 }
 
 /// A folder or a file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ViewKind {
+#[derive(Clone, Copy)]
+pub enum ViewKind<'a> {
     /// A folder; its entries are sorted by name.
-    Folder(Vec<TreeIndex>),
+    Folder(&'a [TreeIndex]),
     /// A file.
-    File(ViewFile),
+    File(ViewFile<'a>),
 }
 
-/// One entry of the tree.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ViewEntry {
-    /// The folder that holds it; the root is its own parent.
+/// Of `Node::bits`: where the name begins in the path...
+const NAME: u32 = (1 << 12) - 1;
+/// ...a folder...
+const FOLDER: u32 = 1 << 12;
+/// ...a file with a name of its own...
+const RENAMED: u32 = 1 << 13;
+/// ...and a file's state, above the others.
+const STATE: u32 = 16;
+
+/// An entry, as it is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Node {
     pub parent: TreeIndex,
-    /// Its name; `None` for the root alone.
-    pub name: Option<ValidName>,
-    /// What it is.
-    pub kind: ViewKind,
+    /// Of a folder: its first entry in the list of children. Of a file: its first claim.
+    pub first: u32,
+    /// How many it has.
+    pub count: u32,
+    bits: u32,
+}
+
+impl Node {
+    /// A folder, whose name begins at `name` in the paths of what is in it.
+    pub fn folder(parent: TreeIndex, name: usize) -> Self {
+        Self { parent, first: 0, count: 0, bits: FOLDER | name as u32 & NAME }
+    }
+
+    /// A file of these claims, whose name begins at `name` in their path, or is another one.
+    pub fn file(parent: TreeIndex, name: usize, renamed: bool, claims: &Range<usize>, state: FileState) -> Self {
+        let state = match state {
+            FileState::Live => 0,
+            FileState::Lingering => 1,
+            FileState::Cached => 2,
+            FileState::Offline => 3,
+        };
+        let bits = name as u32 & NAME | if renamed { RENAMED } else { 0 } | state << STATE;
+        Self { parent, first: claims.start as u32, count: claims.len() as u32, bits }
+    }
+
+    /// True for a folder.
+    pub fn is_folder(&self) -> bool {
+        self.bits & FOLDER != 0
+    }
+
+    fn range(&self) -> Range<usize> {
+        self.first as usize..self.first as usize + self.count as usize
+    }
 }
 
 /// The merged namespace at one moment.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct ViewTree {
-    entries: Vec<ViewEntry>,
+    claims: Claims,
+    /// In the order of a walk, every folder right before what is in it; but what was renamed is where its first name would be.
+    nodes: Vec<Node>,
+    /// The entries of all folders.
+    children: Vec<TreeIndex>,
+    /// Names of files that had to take another one; sorted by their places.
+    renamed: Vec<(TreeIndex, Box<[u8]>)>,
 }
 
 impl Default for ViewTree {
     fn default() -> Self {
-        Self { entries: vec![ViewEntry { parent: TREE_ROOT, name: None, kind: ViewKind::Folder(Vec::new()) }] }
+        Self::new(Claims::default(), Growing::default().done())
     }
 }
 
 impl ViewTree {
-    /// Builds a tree from files. `files` must be sorted by path ([`ValidPath::names`] compared name by name) with no
-    /// path twice and no path that is also another's folder; merging makes sure of that.
-    pub fn from_sorted(files: impl IntoIterator<Item = (ValidPath, ViewFile)>) -> Self {
-        let mut tree = Self::default();
-        // The folders from the root down to where the last file went, with their names.
-        let mut open: Vec<(Vec<u8>, TreeIndex)> = Vec::new();
-        for (path, file) in files {
-            let names: Vec<&[u8]> = path.names().collect();
-            let Some((file_name, folders)) = names.split_last() else { continue };
-            let common = open.iter().zip(folders).take_while(|((have, _), want)| have == *want).count();
-            open.truncate(common);
-            for folder in &folders[common..] {
-                let parent = open.last().map_or(TREE_ROOT, |(_, index)| *index);
-                let Some(index) = tree.push(parent, folder, ViewKind::Folder(Vec::new())) else { break };
-                open.push((folder.to_vec(), index));
-            }
-            let parent = open.last().map_or(TREE_ROOT, |(_, index)| *index);
-            tree.push(parent, file_name, ViewKind::File(file));
+    /// Of claims, and the tree that was grown from them.
+    pub fn new(claims: Claims, grown: Grown) -> Self {
+        let Grown { nodes, children, renamed } = grown;
+        let mut tree = Self { claims, nodes, children, renamed };
+        let mut disordered: Vec<TreeIndex> = tree.renamed.iter().map(|(index, _)| tree.parent(*index)).collect();
+        disordered.sort_unstable();
+        disordered.dedup();
+        for folder in disordered {
+            let mut sorted = tree.children(folder).to_vec();
+            sorted.sort_by(|a, b| tree.name(*a).cmp(tree.name(*b)));
+            tree.children[tree.nodes[folder.number()].range()].copy_from_slice(&sorted);
         }
         tree
     }
 
-    fn push(&mut self, parent: TreeIndex, name: &[u8], kind: ViewKind) -> Option<TreeIndex> {
-        let index = TreeIndex(u32::try_from(self.entries.len()).ok()?);
-        let name = ValidName::new(name).ok()?;
-        self.entries.push(ViewEntry { parent, name: Some(name), kind });
-        if let ViewKind::Folder(children) = &mut self.entries[parent.0 as usize].kind {
-            children.push(index);
-        }
-        Some(index)
+    /// What it is made of.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    fn node(&self, index: TreeIndex) -> &Node {
+        &self.nodes[index.number()]
     }
 
     /// The entry at `index`, which must come from this tree.
-    pub fn entry(&self, index: TreeIndex) -> &ViewEntry {
-        &self.entries[index.0 as usize]
+    pub fn kind(&self, index: TreeIndex) -> ViewKind<'_> {
+        let node = self.node(index);
+        if node.is_folder() {
+            ViewKind::Folder(self.children(index))
+        } else {
+            ViewKind::File(ViewFile { tree: self, node })
+        }
+    }
+
+    /// True for a folder.
+    pub fn is_folder(&self, index: TreeIndex) -> bool {
+        self.node(index).is_folder()
+    }
+
+    /// True for a file whose name is not the one that its nodes gave it.
+    pub fn is_renamed(&self, index: TreeIndex) -> bool {
+        self.node(index).bits & RENAMED != 0
+    }
+
+    /// The folder that holds it; the root is its own parent.
+    pub fn parent(&self, index: TreeIndex) -> TreeIndex {
+        self.node(index).parent
+    }
+
+    /// The file at `index`; `None` of a folder.
+    pub fn file(&self, index: TreeIndex) -> Option<ViewFile<'_>> {
+        match self.kind(index) {
+            ViewKind::File(file) => Some(file),
+            ViewKind::Folder(_) => None,
+        }
     }
 
     /// All entries, every folder before what is in it.
-    pub fn all(&self) -> impl Iterator<Item = (TreeIndex, &ViewEntry)> {
-        (0..).map(TreeIndex).zip(&self.entries)
+    pub fn all(&self) -> impl Iterator<Item = TreeIndex> + use<> {
+        (0..self.nodes.len() as u32).map(TreeIndex)
     }
 
     /// The files among the entries at these places of the arena: those that come one after the other in a walk.
-    pub fn files_at(&self, places: std::ops::Range<usize>) -> impl Iterator<Item = &ViewFile> {
-        let end = places.end.min(self.entries.len());
-        self.entries[places.start.min(end)..end].iter().filter_map(|entry| match &entry.kind {
-            ViewKind::File(file) => Some(file),
-            ViewKind::Folder(_) => None,
-        })
+    pub fn files_at(&self, places: Range<usize>) -> impl Iterator<Item = ViewFile<'_>> {
+        let end = places.end.min(self.nodes.len());
+        let nodes = &self.nodes[places.start.min(end)..end];
+        nodes.iter().filter(|node| !node.is_folder()).map(|node| ViewFile { tree: self, node })
     }
 
     /// The entries of a folder with their names, sorted by them; nothing for a file.
@@ -137,16 +259,27 @@ impl ViewTree {
     }
 
     /// The name of an entry; empty for the root.
-    fn name(&self, index: TreeIndex) -> &[u8] {
-        self.entry(index).name.as_ref().map_or(&b""[..], ValidName::as_bytes)
+    pub fn name(&self, index: TreeIndex) -> &[u8] {
+        let node = self.node(index);
+        if node.bits & RENAMED != 0 {
+            let at = self.renamed.binary_search_by_key(&index, |(at, _)| *at);
+            return at.map_or(&[], |at| &self.renamed[at].1);
+        }
+        // A folder's name is in the path of the first file below it, which comes right after it.
+        let below = self.nodes[index.number()..].iter().find(|node| !node.is_folder());
+        let path = below.map_or(&b""[..], |file| self.claims.path(file.first as usize));
+        let name = path.get((node.bits & NAME) as usize..).unwrap_or_default();
+        match node.is_folder() {
+            _ if index == TREE_ROOT => &[],
+            true => name.split(|byte| *byte == b'/').next().unwrap_or_default(),
+            false => name,
+        }
     }
 
     /// The entries of a folder, sorted by name; nothing for a file.
     pub fn children(&self, folder: TreeIndex) -> &[TreeIndex] {
-        match &self.entry(folder).kind {
-            ViewKind::Folder(children) => children,
-            ViewKind::File(_) => &[],
-        }
+        let node = self.node(folder);
+        if node.is_folder() { self.children.get(node.range()).unwrap_or_default() } else { &[] }
     }
 
     /// The entry called `name` in `folder`.
@@ -167,21 +300,21 @@ impl ViewTree {
     /// The path of `index`; `None` for the root.
     pub fn path(&self, index: TreeIndex) -> Option<ValidPath> {
         let mut names = Vec::new();
-        let mut at = self.entry(index);
-        while let Some(name) = &at.name {
-            names.push(name.as_bytes());
-            at = self.entry(at.parent);
+        let mut at = index;
+        while at != TREE_ROOT {
+            names.push(self.name(at));
+            at = self.parent(at);
         }
         names.reverse();
         ValidPath::new(&names.join(&b'/')).ok()
     }
 
     /// Every file below `from`, depth first in name order, with its index.
-    pub fn files(&self, from: TreeIndex) -> impl Iterator<Item = (TreeIndex, &ViewFile)> {
+    pub fn files(&self, from: TreeIndex) -> impl Iterator<Item = (TreeIndex, ViewFile<'_>)> {
         let mut stack = vec![from];
         std::iter::from_fn(move || {
             while let Some(index) = stack.pop() {
-                match &self.entry(index).kind {
+                match self.kind(index) {
                     ViewKind::Folder(children) => stack.extend(children.iter().rev()),
                     ViewKind::File(file) => return Some((index, file)),
                 }
@@ -192,43 +325,74 @@ impl ViewTree {
 
     /// Number of entries, the root included.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.nodes.len()
     }
 
     /// True if there is nothing but the root.
     pub fn is_empty(&self) -> bool {
-        self.entries.len() == 1
+        self.nodes.len() == 1
+    }
+
+    fn live(&self, claim: usize) -> Option<NodeId> {
+        let party = &self.claims.parties()[self.claims.party(claim)?];
+        (party.standing == Standing::Live).then(|| party.copy.node())
+    }
+
+    /// Live nodes whose catalogs have `content`, wherever; sorted, none twice.
+    pub fn holders(&self, content: &ContentId) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> =
+            self.claims.of_content(content).iter().filter_map(|at| self.live(*at as usize)).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+
+    /// True if any known catalog has `content`.
+    pub fn names(&self, content: &ContentId) -> bool {
+        !self.claims.of_content(content).is_empty()
+    }
+
+    /// True if it was made of the same catalogs, and shows the same with the same sources. Where it says no, there may be no
+    /// difference that anybody sees.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.claims.parties(), other.claims.parties());
+        let live = |standing: Standing| standing == Standing::Live;
+        self.claims.is_of(&other.claims)
+            && ours.iter().zip(theirs).all(|(a, b)| live(a.standing) == live(b.standing))
+            && (&self.nodes, &self.children, &self.renamed) == (&other.nodes, &other.children, &other.renamed)
+    }
+
+    /// Bytes that it takes beside the copies and the claims.
+    pub fn bytes(&self) -> usize {
+        let renamed: usize = self.renamed.iter().map(|(_, name)| name.len() + 40).sum();
+        self.nodes.capacity() * size_of::<Node>() + self.children.capacity() * size_of::<TreeIndex>() + renamed
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::Root;
-
-    fn file(tag: u8) -> ViewFile {
-        ViewFile {
-            content: ContentId { root: Root([tag; 32]), size: 1 },
-            mtime: Timestamp::default(),
-            executable: false,
-            sources: Vec::new(),
-            state: FileState::Live,
-        }
-    }
+    use crate::catalog::fixture;
 
     #[test]
     fn finds_what_was_put_in() {
         let paths = ["a/b/c", "a/b/d", "a/e", "a-", "z"];
-        let mut sorted: Vec<ValidPath> = paths.iter().map(|p| ValidPath::new(p.as_bytes()).unwrap()).collect();
-        sorted.sort_by(|a, b| a.names().cmp(b.names()));
-        let tree = ViewTree::from_sorted(sorted.iter().cloned().zip((0..).map(file)));
-        for (tag, path) in sorted.iter().enumerate() {
-            let index = tree.find(Some(path)).unwrap();
-            assert_eq!(tree.path(index).as_ref(), Some(path));
-            assert_eq!(tree.entry(index).kind, ViewKind::File(file(tag as u8)));
+        let files: Vec<(&str, u8, i64)> = paths.iter().zip(1..).map(|(path, tag)| (*path, tag, 5)).collect();
+        let tree = fixture::tree(&files, 1);
+        for (path, tag, _) in files {
+            let path = ValidPath::new(path.as_bytes()).unwrap();
+            let index = tree.find(Some(&path)).unwrap();
+            assert_eq!(tree.path(index), Some(path));
+            let file = tree.file(index).unwrap();
+            let content = ContentId { root: Root([tag; 32]), size: 1 };
+            let facts = FileFacts { content, mtime: Timestamp { secs: 5, nanos: 0 }, executable: false };
+            assert_eq!((file.facts(), file.state(), file.sources().count()), (facts, FileState::Live, 1));
+            assert_eq!((tree.holders(&content), tree.names(&content)), (file.sources().collect(), true));
         }
         assert_eq!(tree.files(TREE_ROOT).count(), 5);
-        assert_eq!(tree.children(TREE_ROOT).len(), 3);
+        assert_eq!((tree.children(TREE_ROOT).len(), tree.len()), (3, 8));
         assert!(tree.find(Some(&ValidPath::new(b"a/x").unwrap())).is_none());
+        let unknown = ContentId { root: Root([1; 32]), size: 2 };
+        assert!(tree.holders(&unknown).is_empty() && !tree.names(&unknown));
     }
 }

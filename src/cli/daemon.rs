@@ -10,6 +10,7 @@ use super::ending::{Signals, end_in_time, raise_descriptors};
 use super::show::plural;
 use super::unlock::unlock;
 use super::{Context, log, systemd};
+use crate::base::memory::give_back_large;
 use crate::control::{ControlError, ErrorCode};
 use crate::node::tracker::Tracker;
 use crate::node::{Node, NodeConfig};
@@ -67,6 +68,7 @@ pub fn run_daemon(context: &Context, args: &DaemonArgs) -> Result<(), ControlErr
 }
 
 fn serve(context: &Context, args: &DaemonArgs) -> Result<(), ControlError> {
+    give_back_large();
     let settings = with_flags(context.settings()?, args)?;
     log::start(&args.log, &settings.log)?;
     raise_descriptors();

@@ -14,7 +14,7 @@ use super::walk::Walks;
 use crate::base::clock::Timestamp;
 use crate::base::ids::ContentId;
 use crate::base::limits::MAX_NAME;
-use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewKind, ViewTree};
+use crate::catalog::tree::{TREE_ROOT, TreeIndex, ViewTree};
 use crate::reader::contents::{ContentHandle, Contents, ReadError};
 
 /// Why the file system says no.
@@ -103,7 +103,7 @@ type Named<'a> = Box<dyn Iterator<Item = (&'a [u8], Entry)> + 'a>;
 impl Entry {
     fn is_folder(self, inodes: &Inodes) -> bool {
         match self {
-            Self::Real(index) => matches!(inodes.view().entry(index).kind, ViewKind::Folder(_)),
+            Self::Real(index) => inodes.view().is_folder(index),
             Self::Status(place) => place.is_folder(inodes),
         }
     }
@@ -111,11 +111,13 @@ impl Entry {
     fn attributes(self, inodes: &Inodes) -> Attributes {
         match self {
             Self::Real(index) => {
-                let (folder, size, mode) = match &inodes.view().entry(index).kind {
-                    ViewKind::Folder(_) => (true, 0, 0o555),
-                    ViewKind::File(file) => (false, file.content.size, if file.executable { 0o555 } else { 0o444 }),
+                let inode = inodes.number(index);
+                let (folder, size, mode, mtime) = match inodes.view().file(index).map(|file| file.facts()) {
+                    None => (true, 0, 0o555, inodes.mtime(index)),
+                    Some(facts) => {
+                        (false, facts.content.size, if facts.executable { 0o555 } else { 0o444 }, facts.mtime)
+                    }
                 };
-                let (inode, mtime) = (inodes.number(index), inodes.mtime(index));
                 Attributes { inode, size, mtime, folder, mode, passing: false }
             }
             Self::Status(place) => {
@@ -175,7 +177,7 @@ impl Files {
 
     /// Shows another view. Returns what the kernel must forget.
     pub fn replace(&self, view: Arc<ViewTree>) -> Vec<Stale> {
-        let new = Arc::new(Inodes::new(view));
+        let new = Arc::new(self.now().next(view));
         let old = std::mem::replace(&mut *self.inodes.write(), Arc::clone(&new));
         self.walks.lock().forget();
         old.stale(&new)
@@ -218,10 +220,10 @@ impl Files {
         }
         let handle = match entry {
             Entry::Real(index) => {
-                let ViewKind::File(file) = &inodes.view().entry(index).kind else { return Err(FsError::IsAFolder) };
-                self.walk(&inodes, index, file.content);
+                let content = inodes.view().file(index).ok_or(FsError::IsAFolder)?.content();
+                self.walk(&inodes, index, content);
                 self.seen.lock().insert(inode);
-                self.contents.open(file.content)
+                self.contents.open(content)
             }
             Entry::Status(place) => {
                 let told = self.told.as_ref().ok_or(FsError::Stale)?;
@@ -243,7 +245,7 @@ impl Files {
         if next.is_empty() {
             return;
         }
-        let contents: Vec<ContentId> = inodes.view().files_at(next).map(|file| file.content).collect();
+        let contents: Vec<ContentId> = inodes.view().files_at(next).map(|file| file.content()).collect();
         self.contents.ahead(&contents);
     }
 
@@ -293,7 +295,7 @@ impl Files {
         let (above, named): (Entry, Named<'_>) = match folder {
             Entry::Real(index) => {
                 let named = view.named_children(index).map(|(name, index)| (name, Entry::Real(index)));
-                (Entry::Real(view.entry(index).parent), Box::new(named))
+                (Entry::Real(view.parent(index)), Box::new(named))
             }
             Entry::Status(place) => {
                 let named = place.children(inodes).map(|(name, place)| (name, Entry::Status(place)));

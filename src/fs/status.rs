@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::inodes::{Inodes, ROOT_INODE};
 use crate::base::clock::Timestamp;
 use crate::base::ids::ContentId;
-use crate::catalog::tree::{FileState, TREE_ROOT, TreeIndex, ViewKind};
+use crate::catalog::tree::{FileState, TREE_ROOT, TreeIndex};
 use crate::reader::contents::{ContentHandle, ReadBytes, ReadError};
 
 /// The folder's name, in the root of the mount. A file or folder of that name that somebody shares goes before it.
@@ -86,7 +86,7 @@ impl Place {
         match self {
             Self::Folder => true,
             Self::Status => false,
-            Self::Mirror(index) => matches!(inodes.view().entry(index).kind, ViewKind::Folder(_)),
+            Self::Mirror(index) => inodes.view().is_folder(index),
         }
     }
 
@@ -104,7 +104,7 @@ impl Place {
             Self::Folder => ROOT_INODE,
             Self::Status => FOLDER_INODE,
             Self::Mirror(TREE_ROOT) => FOLDER_INODE,
-            Self::Mirror(index) => inodes.number(inodes.view().entry(index).parent) ^ MIRROR,
+            Self::Mirror(index) => inodes.number(inodes.view().parent(index)) ^ MIRROR,
         }
     }
 
@@ -136,20 +136,21 @@ impl Place {
 
 /// Facts of an entry of the view: of the root those of the mount, of another folder none.
 pub fn facts_of(inodes: &Inodes, index: TreeIndex, told: &dyn Told) -> Vec<(&'static str, String)> {
-    let ViewKind::File(file) = &inodes.view().entry(index).kind else {
+    let Some(file) = inodes.view().file(index) else {
         return if index == TREE_ROOT { told.facts() } else { Vec::new() };
     };
-    let state = match file.state {
+    let content = file.content();
+    let state = match file.state() {
         FileState::Live => "live",
         FileState::Lingering => "lingering",
         FileState::Cached => "cached",
         FileState::Offline => "offline",
     };
     vec![
-        ("root", file.content.root.to_string()),
-        ("size", file.content.size.to_string()),
-        ("sources", file.sources.len().to_string()),
-        ("cached_percent", told.cached_percent(file.content).to_string()),
+        ("root", content.root.to_string()),
+        ("size", content.size.to_string()),
+        ("sources", file.sources().count().to_string()),
+        ("cached_percent", told.cached_percent(content).to_string()),
         ("state", state.into()),
     ]
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use rustix::fs::{Mode, OFlags};
@@ -266,13 +266,21 @@ fn connection_of(point: &Path) -> Option<PathBuf> {
     (major == "0").then(|| Path::new("/sys/fs/fuse/connections").join(minor).join("abort"))
 }
 
+/// Between two views this many times what the last one took, so that following takes a tenth of one core at most.
+const PAUSE: u32 = 9;
+
 /// Puts each new view in place and passes on what the kernel must forget.
 async fn follow(mut view: watch::Receiver<Arc<ViewTree>>, files: Arc<Files>, invalidation: Arc<Invalidation>) {
     while view.changed().await.is_ok() && invalidation.room().await {
         let new = view.borrow_and_update().clone();
         let files = Arc::clone(&files);
-        let Ok(stale) = tokio::task::spawn_blocking(move || files.replace(new)).await else { return };
+        let replace = move || {
+            let began = Instant::now();
+            (files.replace(new), began.elapsed())
+        };
+        let Ok((stale, took)) = tokio::task::spawn_blocking(replace).await else { return };
         invalidation.add(stale);
+        tokio::time::sleep(took.saturating_mul(PAUSE)).await;
     }
 }
 

@@ -64,8 +64,7 @@ async fn a_silent_peer_froze_the_catalog_of_another_for_ever() {
     // What is new after that comes too.
     owner.publish(&entries_at("g", 201)).unwrap();
     let of = owner.around.identity.node;
-    until(|| reader.book.lock().get(of).is_some_and(|copy| copy.entries().keys().all(|path| path.as_bytes() == b"g")))
-        .await;
+    until(|| reader.book.lock().get(of).is_some_and(|copy| copy.entries().all(|entry| entry.path == b"g"))).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,9 +71,6 @@ pub trait SendDatagram: Send + Sync {
     fn send(&self, to: SocketAddr, bytes: &[u8]);
 }
 
-/// Who offers what, for the swarm: live nodes only.
-pub type Holders = HashMap<ContentId, Vec<NodeId>>;
-
 /// See the module.
 pub struct Membership {
     pub(super) around: Arc<Around>,
@@ -105,10 +102,9 @@ pub struct Membership {
     pub(super) dial_now: Notify,
     pub(super) view_now: Notify,
     pub(super) view: watch::Sender<Arc<ViewTree>>,
-    pub(super) holders: watch::Sender<Arc<Holders>>,
+    /// Counts views that were made: who offers what may be another then.
+    pub(super) holders: watch::Sender<u64>,
     pub(super) settled: watch::Sender<bool>,
-    /// Every content that any known catalog of this network names.
-    pub(super) contents: Mutex<Arc<HashSet<ContentId>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -180,9 +176,8 @@ impl Membership {
             dial_now: Notify::new(),
             view_now: Notify::new(),
             view: watch::channel(Arc::default()).0,
-            holders: watch::channel(Arc::default()).0,
+            holders: watch::channel(0).0,
             settled: watch::channel(false).0,
-            contents: Mutex::default(),
             tasks: Mutex::default(),
             around,
         });
@@ -222,8 +217,8 @@ impl Membership {
         self.view.subscribe()
     }
 
-    /// Who offers what, and its changes.
-    pub fn holders(&self) -> watch::Receiver<Arc<Holders>> {
+    /// Changes when others may offer something than before.
+    pub fn holders(&self) -> watch::Receiver<u64> {
         self.holders.subscribe()
     }
 
@@ -234,7 +229,8 @@ impl Membership {
 
     /// True if a member of this network may ask for `content` here: somebody of the network published it.
     pub fn names(&self, content: &ContentId) -> bool {
-        self.contents.lock().contains(content)
+        let view = Arc::clone(&self.view.borrow());
+        view.names(content)
     }
 
     /// The live session with `node`.
@@ -265,10 +261,18 @@ impl Membership {
         self.roster.lock().links().cloned().collect()
     }
 
+    /// The live nodes that offer `content`, but for this one; sorted.
+    pub fn offering(&self, content: &ContentId) -> Vec<NodeId> {
+        let view = Arc::clone(&self.view.borrow());
+        let mut nodes = view.holders(content);
+        nodes.retain(|node| *node != self.around.identity.node);
+        nodes
+    }
+
     /// Sessions with live nodes that offer `content`. Where there are few, others are called: they are among the sources once
     /// [`Membership::sessions`] changes.
     pub fn sources(&self, content: &ContentId) -> Vec<Arc<dyn PeerLink>> {
-        let nodes = self.holders_of(content);
+        let nodes = self.offering(content);
         let (links, absent) = self.met_and_absent(&nodes);
         if links.len() < SOURCES && !absent.is_empty() {
             // Not the same ones for everybody.
@@ -280,14 +284,9 @@ impl Membership {
 
     /// True if somebody who offers `content` is being called.
     pub fn is_calling(&self, content: &ContentId) -> bool {
-        let (_, absent) = self.met_and_absent(&self.holders_of(content));
+        let (_, absent) = self.met_and_absent(&self.offering(content));
         let demand = self.demand.lock();
         absent.iter().any(|node| demand.contains_key(node))
-    }
-
-    fn holders_of(&self, content: &ContentId) -> Vec<NodeId> {
-        let holders = Arc::clone(&self.holders.borrow());
-        holders.get(content).cloned().unwrap_or_default()
     }
 
     /// Sessions with some of `nodes`, and those that are live without one.
@@ -354,7 +353,7 @@ impl Membership {
 
     /// Catalogs that are known: whose, and how many entries.
     pub fn catalogs(&self) -> Vec<(NodeId, usize)> {
-        self.book.lock().all().map(|copy| (copy.node(), copy.entries().len())).collect()
+        self.book.lock().all().map(|copy| (copy.node(), copy.len())).collect()
     }
 
     /// A session of this network is up.

@@ -157,7 +157,8 @@ impl Membership {
             Verdict::Begin => restored(),
         }
         let own = self.book.lock().get(self.around.identity.node).cloned();
-        let entries: Vec<Entry> = own.iter().flat_map(|copy| copy.entries().values().cloned()).collect();
+        let entries: Vec<Entry> =
+            own.iter().flat_map(|copy| copy.entries().filter_map(|entry| entry.to_entry())).collect();
         if let Err(error) = self.begin_epoch(publishing, &entries) {
             tracing::error!(%error, "a new epoch can't be begun");
         }

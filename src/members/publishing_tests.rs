@@ -11,7 +11,7 @@ use crate::net::link::PeerLink;
 fn known(at: &Membership, of: NodeId) -> Option<(u64, Vec<String>)> {
     let book = at.book.lock();
     let copy = book.get(of)?;
-    Some((copy.version().epoch, copy.entries().keys().map(ToString::to_string).collect()))
+    Some((copy.version().epoch, copy.entries().map(|entry| String::from_utf8_lossy(entry.path).into_owned()).collect()))
 }
 
 fn names(at: &Membership, of: NodeId) -> Vec<String> {

@@ -1,16 +1,18 @@
 //! Merging: whenever a catalog, a session or the cache changed, the view is made anew, off tokio's workers.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::membership::{Holders, Membership};
+use super::membership::Membership;
 use crate::base::clock::Timestamp;
-use crate::catalog::merge::{Offer, Standing, merge};
-use crate::catalog::tree::ViewTree;
+use crate::catalog::claims::Party;
+use crate::catalog::merge::{Standing, merge};
 
 /// Changes within this time are merged together.
 const GATHER: Duration = Duration::from_millis(30);
+/// Merging pauses for this many times what it took, so that it takes a tenth of one core at most, however large the network
+/// is: a million entries take a good part of a second.
+const PAUSE: u32 = 9;
 /// The same of contents that have become whole in the cache, or are so no more. That changes only what is shown of files that
 /// have no live source, which may be a moment late; and a copy of many small files would otherwise have the whole view
 /// merged over and over (measured: 10,000 files, a sixth of all processor time).
@@ -31,14 +33,18 @@ impl Membership {
             let membership = Arc::clone(&self);
             let save = saved.elapsed() > SAVE_KNOWN;
             let made = tokio::task::spawn_blocking(move || {
+                let began = Instant::now();
                 membership.make_view();
+                let took = began.elapsed();
                 if save {
                     membership.save_known();
                 }
+                took
             });
-            if made.await.is_err() {
+            let took = made.await.unwrap_or_else(|_| {
                 tracing::error!("merging the catalogs failed");
-            }
+                Duration::ZERO
+            });
             if save {
                 saved = Instant::now();
             }
@@ -59,6 +65,11 @@ impl Membership {
                 _ = pending.wait_for(|count| *count == 0), if !*self.settled.borrow() => {}
             }
             tokio::time::sleep(GATHER).await;
+            // The first complete view is waited for by whoever mounts.
+            tokio::select! {
+                () = tokio::time::sleep(took.saturating_mul(PAUSE)) => {}
+                _ = pending.wait_for(|count| *count == 0), if !*self.settled.borrow() => {}
+            }
         }
     }
 
@@ -76,38 +87,17 @@ impl Membership {
             let stands = |node| roster.standing(&node, known.last_seen(&node), wall, now);
             copies.iter().map(|copy| stands(copy.node())).collect()
         };
-        let mut entries: Vec<_> = copies.iter().map(|copy| copy.entries().values()).collect();
-        let mut offers: Vec<Offer<'_>> = copies
-            .iter()
-            .zip(&standings)
-            .zip(&mut entries)
-            .map(|((copy, standing), entries)| Offer { node: copy.node(), standing: *standing, entries })
-            .collect();
-        let tree: ViewTree = merge(&mut offers, &*self.around.whole);
-
-        let own = self.around.identity.node;
-        let mut holders = Holders::new();
-        let mut contents = HashSet::new();
-        for (copy, standing) in copies.iter().zip(&standings) {
-            for entry in copy.entries().values() {
-                contents.insert(entry.content);
-                if *standing == Standing::Live && copy.node() != own {
-                    let nodes = holders.entry(entry.content).or_default();
-                    if nodes.last() != Some(&copy.node()) {
-                        nodes.push(copy.node());
-                    }
-                }
-            }
-        }
-        *self.contents.lock() = Arc::new(contents);
-        self.holders.send_replace(Arc::new(holders));
-        self.view.send_if_modified(|old| {
-            let changed = **old != tree;
+        let parties = copies.into_iter().zip(standings).map(|(copy, standing)| Party { copy, standing }).collect();
+        let old = Arc::clone(&self.view.borrow());
+        let tree = merge(&old, parties, &*self.around.whole);
+        self.view.send_if_modified(|shown| {
+            let changed = !shown.is_like(&tree);
             if changed {
-                *old = Arc::new(tree);
+                *shown = Arc::new(tree);
             }
             changed
         });
+        self.holders.send_modify(|made| *made = made.wrapping_add(1));
     }
 }
 

@@ -66,7 +66,7 @@ impl Service for Peer {
             Request::Catalog(_) => {
                 self.made.fetch_add(1, Ordering::SeqCst);
                 let part = serde_bytes::ByteBuf::from(vec![1; CATALOG_PART]);
-                Answer::Message(Response::Catalog(CatalogAnswer::Deltas(vec![part])))
+                Answer::Message(Response::Catalog(CatalogAnswer::Deltas(vec![part], None)))
             }
             // More than a frame can hold.
             Request::Group { group: u64::MAX, .. } => {

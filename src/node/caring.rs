@@ -89,10 +89,10 @@ impl Node {
                             path: view.path(index).map(|path| path.as_bytes().into()).unwrap_or_default(),
                             joined: Some(Arc::clone(&joined)),
                         };
-                        match &view.entry(index).kind {
-                            ViewKind::File(file) => vec![one(index, file.content)],
+                        match view.kind(index) {
+                            ViewKind::File(file) => vec![one(index, file.content())],
                             ViewKind::Folder(_) => {
-                                view.files(index).map(|(index, file)| one(index, file.content)).collect()
+                                view.files(index).map(|(index, file)| one(index, file.content())).collect()
                             }
                         }
                     }

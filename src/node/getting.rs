@@ -21,7 +21,7 @@ use crate::base::chunks::{chunk_count, chunk_len};
 use crate::base::escape::path_for_terminal;
 use crate::base::ids::ContentId;
 use crate::base::ranges::Ranges;
-use crate::catalog::tree::{TreeIndex, ViewFile, ViewKind, ViewTree};
+use crate::catalog::tree::{FileFacts, TREE_ROOT, TreeIndex, ViewKind, ViewTree};
 use crate::control::report::{Event, GetProgress, GotReport, SourceProgress};
 use crate::control::text::PathText;
 use crate::control::{ControlError, ErrorCode, OnEvent};
@@ -46,7 +46,7 @@ pub(super) struct Wanted {
 struct Job {
     joined: Arc<Joined>,
     path: PathText,
-    file: ViewFile,
+    file: FileFacts,
     target: PathBuf,
 }
 
@@ -117,7 +117,7 @@ impl Node {
             }
             let mut jobs = Vec::new();
             for (joined, view, index) in found {
-                let name = view.entry(index).name.as_ref().map(|name| name.as_bytes().to_vec());
+                let name = (index != TREE_ROOT).then(|| view.name(index).to_vec());
                 let target = match name {
                     Some(name) if into => dest.join(std::ffi::OsString::from_vec(name)),
                     _ => dest.clone(),
@@ -160,7 +160,7 @@ impl Node {
             self.take_from_peers(job, &wanted, &writer, tally, on_event).await?;
         }
         let file = writer.finish().await?;
-        let (target, view_file, umask) = (job.target.clone(), job.file.clone(), tally.umask);
+        let (target, view_file, umask) = (job.target.clone(), job.file, tally.umask);
         blocking(move || put_in_place(&file, &part, &target, &view_file, umask)).await?;
         tally.files_done.fetch_add(1, Ordering::Relaxed);
         on_event(Event::Get(progress(job, tally, None)));
@@ -236,17 +236,15 @@ impl Node {
 }
 
 fn add_jobs(joined: &Arc<Joined>, view: &ViewTree, index: TreeIndex, target: &Path, jobs: &mut Vec<Job>) {
-    match &view.entry(index).kind {
+    match view.kind(index) {
         ViewKind::File(file) => {
             let path = view.path(index).map(|path| PathText::from(path.as_bytes())).unwrap_or_default();
-            jobs.push(Job { joined: Arc::clone(joined), path, file: file.clone(), target: target.into() });
+            jobs.push(Job { joined: Arc::clone(joined), path, file: file.facts(), target: target.into() });
         }
         ViewKind::Folder(children) => {
             for &child in children {
-                if let Some(name) = &view.entry(child).name {
-                    let name = std::ffi::OsStr::from_bytes(name.as_bytes());
-                    add_jobs(joined, view, child, &target.join(name), jobs);
-                }
+                let name = std::ffi::OsStr::from_bytes(view.name(child));
+                add_jobs(joined, view, child, &target.join(name), jobs);
             }
         }
     }

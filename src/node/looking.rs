@@ -102,7 +102,7 @@ impl Node {
         recursive: bool,
     ) -> Result<Vec<EntryReport>, ControlError> {
         let (view, index) = self.find(path, network)?;
-        if matches!(view.entry(index).kind, ViewKind::File(_)) {
+        if !view.is_folder(index) {
             return Ok(vec![self.entry(&view, index)]);
         }
         if recursive {
@@ -122,23 +122,27 @@ impl Node {
 
     fn entry(&self, view: &ViewTree, index: TreeIndex) -> EntryReport {
         let path = view.path(index).map(|path| PathText::from(path.as_bytes())).unwrap_or_default();
-        match &view.entry(index).kind {
-            ViewKind::File(file) => EntryReport {
-                path,
-                kind: EntryKind::File,
-                size: file.content.size,
-                mtime: file.mtime,
-                executable: file.executable,
-                root: Some(file.content.root),
-                sources: file.sources.len(),
-                state: Some(file.state),
-                cached_percent: self.cached_percent(file.content),
-                files: 0,
-            },
+        match view.kind(index) {
+            ViewKind::File(file) => {
+                let facts = file.facts();
+                EntryReport {
+                    path,
+                    kind: EntryKind::File,
+                    size: facts.content.size,
+                    mtime: facts.mtime,
+                    executable: facts.executable,
+                    root: Some(facts.content.root),
+                    sources: file.sources().count(),
+                    state: Some(file.state()),
+                    cached_percent: self.cached_percent(facts.content),
+                    files: 0,
+                }
+            }
             ViewKind::Folder(_) => {
                 let (mut files, mut size, mut mtime) = (0, 0u64, Timestamp::default());
                 for (_, file) in view.files(index) {
-                    (files, size, mtime) = (files + 1, size.saturating_add(file.content.size), mtime.max(file.mtime));
+                    let facts = file.facts();
+                    (files, size, mtime) = (files + 1, size.saturating_add(facts.content.size), mtime.max(facts.mtime));
                 }
                 EntryReport {
                     path,
@@ -231,10 +235,11 @@ impl Node {
     pub(super) fn open(&self, path: &PathText, network: Option<&str>) -> Result<Opened, ControlError> {
         let (joined, _) = self.locate(Some(path), network)?;
         let (view, index) = self.find(Some(path), network)?;
-        let ViewKind::File(file) = &view.entry(index).kind else {
+        let Some(file) = view.file(index) else {
             return Err(ControlError::invalid(format!("'{}' is a folder", path.shown())));
         };
-        Ok((file.content.size, self.reader(&joined, &MountRequest::default()).open(file.content)))
+        let content = file.content();
+        Ok((content.size, self.reader(&joined, &MountRequest::default()).open(content)))
     }
 
     /// Changes the limits that are given (0: none), and tells those in force.
@@ -274,7 +279,7 @@ pub(super) fn first_places(
     let mut places: HashMap<ContentId, Option<TreeIndex>> = contents.map(|content| (content, None)).collect();
     if !places.is_empty() {
         for (index, file) in view.files(TREE_ROOT) {
-            if let Some(place) = places.get_mut(&file.content) {
+            if let Some(place) = places.get_mut(&file.content()) {
                 place.get_or_insert(index);
             }
         }

@@ -233,7 +233,7 @@ impl Joined {
         let view = self.view();
         let (mut files, mut bytes) = (0, 0u64);
         for (_, file) in view.files(TREE_ROOT) {
-            (files, bytes) = (files + 1, bytes.saturating_add(file.content.size));
+            (files, bytes) = (files + 1, bytes.saturating_add(file.content().size));
         }
         NetworkReport {
             name: self.membership.name().to_owned(),

@@ -19,7 +19,7 @@ use crate::base::escape::path_for_terminal;
 use crate::base::ids::ContentId;
 use crate::base::ranges::Ranges;
 use crate::base::tree::VerifiedChunk;
-use crate::catalog::tree::ViewFile;
+use crate::catalog::tree::FileFacts;
 use crate::control::{ControlError, ErrorCode};
 
 /// Chunks of one file that are being written at once.
@@ -211,7 +211,7 @@ pub(super) fn put_in_place(
     file: &File,
     part: &Path,
     target: &Path,
-    view_file: &ViewFile,
+    view_file: &FileFacts,
     umask: u32,
 ) -> Result<(), ControlError> {
     let wrong = |error: io::Error| write_error(target, &error);
@@ -237,7 +237,6 @@ mod tests {
     use super::*;
     use crate::base::clock::Timestamp;
     use crate::base::ids::Root;
-    use crate::catalog::tree::FileState;
 
     #[test]
     fn what_is_fetched_has_no_more_permissions_than_the_umask_leaves() {
@@ -252,7 +251,7 @@ mod tests {
             (true, 0o002, 0o775),
         ] {
             let mtime = Timestamp { secs: 1_000_000, nanos: 0 };
-            let file = ViewFile { content, mtime, executable, sources: Vec::new(), state: FileState::Live };
+            let file = FileFacts { content, mtime, executable };
             std::fs::write(&part, "x").unwrap();
             let open = File::options().write(true).open(&part).unwrap();
             put_in_place(&open, &part, &target, &file, umask).unwrap();

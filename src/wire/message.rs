@@ -196,8 +196,9 @@ pub struct CatalogRequest {
 pub enum CatalogAnswer {
     /// Nothing newer than what you have, or nothing at all.
     UpToDate,
-    /// Signed deltas that follow what the asker has, in order (`catalog::signed`, encoded).
-    Deltas(Vec<serde_bytes::ByteBuf>),
+    /// Signed deltas that follow what the asker has, in order (`catalog::signed`, encoded). Where they lead over a snapshot of
+    /// the owner's, its signed header too: the asker can make the body itself.
+    Deltas(Vec<serde_bytes::ByteBuf>, Option<serde_bytes::ByteBuf>),
     /// A signed snapshot header and one part of its body. Ask for parts `1..parts` the same way; when all are here the
     /// header's signature covers the hash of the whole body.
     Snapshot {
