@@ -163,7 +163,7 @@ fn a_network_that_falls_apart_works_in_both_halves_and_is_one_again_when_it_can(
             node.settings(&format!("node.peers = [\"{}\"]\nmount.linger = \"3s\"\n", spaces.addr(0)));
             node.start();
             let dir = network.path(format!("shares/{number}"));
-            text_file(&dir.join(format!("{number}.txt")), &format!("of {number}"));
+            text_file(&dir.join(format!("{number}.txt")), format!("of {number}"));
             text_file(&dir.join(format!("withdrawn-{number}.txt")), "soon gone");
             node.share(&dir);
             node
@@ -187,7 +187,7 @@ fn a_network_that_falls_apart_works_in_both_halves_and_is_one_again_when_it_can(
         for number in half(odd) {
             let dir = network.path(format!("shares/{number}"));
             fs::remove_file(dir.join(format!("withdrawn-{number}.txt"))).unwrap();
-            text_file(&dir.join(format!("new-{number}.txt")), &format!("new of {number}"));
+            text_file(&dir.join(format!("new-{number}.txt")), format!("new of {number}"));
             of_half.extend([file(number), format!("new-{number}.txt")]);
         }
         let nodes: Vec<&Node> = half(odd).map(|number| &nodes[number]).collect();
@@ -222,7 +222,7 @@ fn a_large_network_has_few_sessions_and_calls_whom_it_needs() {
     let nodes: Vec<Node> = (0..count)
         .map(|number| {
             let dir = network.path(format!("shares/{number}"));
-            text_file(&dir.join(format!("{number}.txt")), &format!("of {number}"));
+            text_file(&dir.join(format!("{number}.txt")), format!("of {number}"));
             random_file(&dir.join(format!("{number}.bin")), 2 * MIB, &number.to_string());
             let mut node = network.member(&format!("n{number}"));
             // As if this were a large one.

@@ -192,11 +192,11 @@ impl Membership {
 
     /// Blocks on the disk. A failure costs nothing but a slower start without a tracker.
     pub(super) fn save_known(&self) {
-        let links = self.links();
+        let live: Vec<NodeId> = self.roster.lock().live().copied().collect();
         let plain = {
             let mut known = self.known.lock();
-            // A session that is up is the best sign of life; a crash must not make it look as old as its beginning.
-            links.iter().for_each(|link| known.seen(link.node(), Timestamp::now()));
+            // Who is live has been seen just now; a crash must not make it look as old as its beginning.
+            live.into_iter().for_each(|node| known.seen(node, Timestamp::now()));
             known.store()
         };
         let file = Self::known_file(&self.around, self.id);

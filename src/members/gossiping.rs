@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::gossip::swim::{Event, Swim};
 use super::known::{Found, is_nobody};
 use super::membership::Membership;
+use crate::base::clock::Timestamp;
 use crate::base::ids::NodeId;
 use crate::net::link::{PeerAddr, PeerLink};
 use crate::vault::datagram::DatagramSealer;
@@ -185,7 +186,13 @@ impl Membership {
                         known.hear(node, &[addr], Found::Gossip, now);
                         roster.trust(node, now)
                     }
-                    Event::Down(node) => roster.gossiped(node, false, now),
+                    Event::Down(node) => {
+                        if roster.is_live(&node) {
+                            // Until a moment ago, that is.
+                            known.seen(node, Timestamp::now());
+                        }
+                        roster.gossiped(node, false, now)
+                    }
                     Event::Up(..) | Event::Anew(..) => false,
                 };
             }

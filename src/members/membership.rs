@@ -23,7 +23,7 @@ use super::publishing::Publishing;
 use super::roster::{Ending, Joined, Roster};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, NetworkId, NodeId};
-use crate::base::limits::MAX_VERSIONS;
+use crate::base::limits::{CATALOGS_UNDER_WAY, MAX_VERSIONS};
 use crate::catalog::book::CatalogBook;
 use crate::catalog::tree::ViewTree;
 use crate::net::handshake::{Access, Identity, Kind};
@@ -97,6 +97,8 @@ pub struct Membership {
     pub(super) lag: Mutex<Lag>,
     /// Catalogs that are being fetched.
     pub(super) fetching: Mutex<Fetching>,
+    /// For those that come in several parts: in KiB.
+    pub(super) catalog_room: Semaphore,
     pub(super) pending: Pending,
     pub(super) tracker_states: Mutex<Vec<TrackerState>>,
     pub(super) dial_now: Notify,
@@ -171,6 +173,7 @@ impl Membership {
             gossip: Gossip::new(network),
             lag: Mutex::default(),
             fetching: Mutex::default(),
+            catalog_room: Semaphore::new(CATALOGS_UNDER_WAY / 1024),
             pending,
             tracker_states: Mutex::default(),
             dial_now: Notify::new(),
