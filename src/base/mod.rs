@@ -6,6 +6,7 @@ pub mod clock;
 pub mod escape;
 pub mod ids;
 pub mod limits;
+pub mod metrics;
 pub mod names;
 pub mod pool;
 pub mod quiet;

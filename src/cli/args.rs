@@ -363,15 +363,45 @@ pub struct DaemonArgs {
 
 /// `flashget tracker`
 #[derive(clap::Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct TrackerArgs {
+    /// What else to do with a tracker.
+    #[command(subcommand)]
+    pub command: Option<TrackerCommand>,
     /// Where nodes ping
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7440")]
     pub listen: SocketAddr,
     /// Where to keep the list of active nodes: memory
     #[arg(long, value_name = "STORE", default_value = "memory")]
     pub store: String,
+    /// Sessions at once: one for each node
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_sessions: u64,
+    /// Sessions at once from one address (of IPv6: from one /64), which may stand for all nodes behind it
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_per_address: u64,
+    /// Serve figures for Prometheus at http://ADDR:PORT/metrics; a port alone is one of 127.0.0.1
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = metrics_addr)]
+    pub metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// `flashget tracker ...`
+#[derive(Subcommand, Clone, Debug)]
+pub enum TrackerCommand {
+    /// Show how this home's tracker is
+    Status {
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+fn metrics_addr(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok(([127, 0, 0, 1], port).into()),
+        Err(_) => text.parse().map_err(|_| "expected ADDR:PORT, or a port".into()),
+    }
 }
 
 /// `flashget mount`
