@@ -94,6 +94,10 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let kind = socket2::Type::STREAM.nonblocking().cloexec();
     let socket = socket2::Socket::new(socket2::Domain::for_address(addr), kind, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    // What is said is little. BBR, where it is the default, would start a timer for each answer.
+    if let Err(error) = socket.set_tcp_congestion(b"cubic") {
+        tracing::debug!(%error, "the system's congestion control is used");
+    }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
