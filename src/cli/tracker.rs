@@ -16,6 +16,7 @@ use crate::control::{ControlError, ErrorCode, Request};
 use crate::node::tracker::{Tracker, TrackerConfig};
 use crate::node::wrong;
 use crate::settings::units::show_size;
+use crate::tracker::store::{EtcdAt, StoreAt};
 
 /// `flashget tracker`
 pub fn tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlError> {
@@ -30,10 +31,24 @@ pub fn tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlError
     }
 }
 
-fn run(context: &Context, args: &TrackerArgs) -> Result<(), ControlError> {
-    if args.store != "memory" {
-        return Err(ControlError::invalid(format!("'{}' is not a store of this build: use memory", args.store)));
+/// The store with what its own options say.
+fn store_at(args: &TrackerArgs) -> Result<StoreAt, ControlError> {
+    match args.store.clone() {
+        StoreAt::Memory if args.etcd_ca.is_some() || args.etcd_user.is_some() => {
+            Err(ControlError::invalid("options for etcd need --store etcd://HOST,HOST,HOST"))
+        }
+        StoreAt::Memory => Ok(StoreAt::Memory),
+        StoreAt::Etcd(at) => Ok(StoreAt::Etcd(EtcdAt {
+            ca: args.etcd_ca.clone(),
+            own: args.etcd_cert.clone().zip(args.etcd_key.clone()),
+            user: args.etcd_user.clone().zip(args.etcd_password_file.clone()),
+            ..at
+        })),
     }
+}
+
+fn run(context: &Context, args: &TrackerArgs) -> Result<(), ControlError> {
+    let store = store_at(args)?;
     let settings = context.settings()?;
     log::start(&args.log, &settings.log)?;
     raise_descriptors();
@@ -46,6 +61,7 @@ fn run(context: &Context, args: &TrackerArgs) -> Result<(), ControlError> {
             listen: args.listen,
             max_sessions: args.max_sessions,
             max_per_address: args.max_per_address,
+            store,
             metrics: args.metrics,
         };
         let tracker = Box::pin(Tracker::start(config)).await?;

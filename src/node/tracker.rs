@@ -15,8 +15,9 @@ use crate::net::handshake::{Access, Identity, Kind};
 use crate::net::terse::{Limits, TerseListener};
 use crate::settings::home::{Home, HomeError, HomeLock};
 use crate::tracker::server::TrackerService;
-use crate::tracker::store::Memory;
+use crate::tracker::store::{Memory, Store, StoreAt};
 use crate::tracker::table::PING_EVERY;
+use crate::tracker::tables::Tables;
 use crate::vault::store::{Unlock, Vault, passing_identity};
 use crate::web::text::TextServer;
 
@@ -37,6 +38,8 @@ pub struct TrackerConfig {
     pub max_sessions: u64,
     /// The same from one address.
     pub max_per_address: u64,
+    /// Where the list of nodes is kept.
+    pub store: StoreAt,
     /// Where figures are served for Prometheus.
     pub metrics: Option<SocketAddr>,
 }
@@ -74,6 +77,37 @@ fn cant_listen(addr: SocketAddr, option: &str, error: &std::io::Error) -> Contro
     ControlError::new(code, format!("can't listen on {addr}: {error}; choose another address with {option}"))
 }
 
+#[cfg(feature = "etcd")]
+async fn open_store(
+    store: StoreAt,
+    tables: Tables,
+    accesses: watch::Receiver<Vec<Access>>,
+) -> Result<Arc<dyn Store>, ControlError> {
+    match store {
+        StoreAt::Memory => Ok(Arc::new(Memory)),
+        StoreAt::Etcd(at) => {
+            let keys = tokio::task::spawn_blocking(move || crate::tracker::etcd::Door::open(&at)).await;
+            let door = keys.map_err(ControlError::failed)?.map_err(ControlError::invalid)?;
+            Ok(crate::tracker::etcd::Etcd::start(door, tables, accesses))
+        }
+    }
+}
+
+#[cfg(not(feature = "etcd"))]
+async fn open_store(
+    store: StoreAt,
+    _: Tables,
+    _: watch::Receiver<Vec<Access>>,
+) -> Result<Arc<dyn Store>, ControlError> {
+    match store {
+        StoreAt::Memory => Ok(Arc::new(Memory)),
+        StoreAt::Etcd(_) => Err(ControlError::invalid(
+            "this build of flashget has no etcd in it: build one with cargo build --release --features etcd, for which protoc \
+             is needed (Debian: protobuf-compiler)",
+        )),
+    }
+}
+
 /// Where `tracker status` asks. A tracker works without.
 fn status_socket(home: &Home, watched: &Arc<Watched>) -> Option<(ControlSocket, HomeLock)> {
     let bound = home.lock_tracker().and_then(|lock| {
@@ -89,7 +123,7 @@ fn status_socket(home: &Home, watched: &Arc<Watched>) -> Option<(ControlSocket, 
 impl Tracker {
     /// Starts to listen.
     pub async fn start(config: TrackerConfig) -> Result<Self, ControlError> {
-        let TrackerConfig { home, unlock, listen, max_sessions, max_per_address, metrics } = config;
+        let TrackerConfig { home, unlock, listen, max_sessions, max_per_address, store, metrics } = config;
         if !home.vault_file().exists() {
             let what =
                 "there is no network to serve: run flashget network create NAME, or flashget network join INVITE";
@@ -104,7 +138,9 @@ impl Tracker {
         let identity = Identity { node, sign: Arc::new(sign), name: "tracker".into(), listens: Vec::new() };
         // Two runs at one nanosecond are not possible on one address.
         let boot = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
-        let service = TrackerService::new(boot, Arc::new(Memory));
+        let tables = Tables::new(boot, store != StoreAt::Memory);
+        let store = open_store(store, tables.clone(), accesses.subscribe()).await?;
+        let service = TrackerService::new(tables, store);
         let limits = Limits { sessions: max_sessions, per_address: max_per_address, idle: IDLE };
         let listener =
             TerseListener::bind(listen, identity, accesses.subscribe(), Arc::clone(&service) as _, limits);

@@ -2,6 +2,9 @@
 
 mod changes;
 pub mod client;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod server;
 pub mod store;
 pub mod table;
+pub mod tables;

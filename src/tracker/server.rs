@@ -1,15 +1,14 @@
 //! The tracker's side of sessions: pings of members, one table per network.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::store::{Store, StoreReport};
-use super::table::{Pinged, Table};
+use super::table::Pinged;
+use super::tables::Tables;
 use crate::base::ids::NetworkId;
 use crate::net::terse::{Caller, Clerk};
 use crate::wire::message::Request;
@@ -44,16 +43,15 @@ fn count(counter: &AtomicU64, more: u64) {
 
 /// Answers pings, from memory.
 pub struct TrackerService {
-    boot: u64,
-    tables: Mutex<BTreeMap<NetworkId, Table>>,
+    tables: Tables,
     store: Arc<dyn Store>,
     counters: Counters,
 }
 
 impl TrackerService {
-    /// No nodes yet. `boot` must differ from run to run.
-    pub fn new(boot: u64, store: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { boot, tables: Mutex::default(), store, counters: Counters::default() })
+    /// Answers from `tables`, and tells `store` what it hears.
+    pub fn new(tables: Tables, store: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self { tables, store, counters: Counters::default() })
     }
 
     /// How its store is.
@@ -63,7 +61,7 @@ impl TrackerService {
 
     /// Active nodes of each network.
     pub fn nodes(&self) -> Vec<(NetworkId, usize)> {
-        self.tables.lock().iter().map(|(network, table)| (*network, table.len())).collect()
+        self.tables.nodes()
     }
 
     /// What has been counted.
@@ -78,12 +76,18 @@ impl Clerk for TrackerService {
     fn answer(&self, caller: &Caller, request: &Request, body: &mut Vec<u8>) {
         let Request::Announce(announce) = request else { return };
         let now = Instant::now();
-        let mut tables = self.tables.lock();
-        let table = tables.entry(caller.network).or_insert_with(|| Table::new(self.boot));
-        let dropped = table.expire(now);
-        let pinged = table.ping(caller.node, announce, caller.remote, now);
-        table.answer(announce, body);
-        drop(tables);
+        let (dropped, pinged) = self.tables.with(caller.network, |table| {
+            let dropped = table.expire(now);
+            let pinged = table.ping(caller.node, announce, caller.remote, now);
+            table.answer(announce, body);
+            (dropped, pinged)
+        });
+        match pinged {
+            Pinged::Stays => self.store.pinged(caller.network, caller.node, false, now),
+            Pinged::Joined | Pinged::Moved => self.store.pinged(caller.network, caller.node, true, now),
+            Pinged::Left | Pinged::Unknown => self.store.left(caller.network, caller.node),
+            Pinged::Full => {}
+        }
         count(&self.counters.pings, 1);
         if dropped > 0 {
             count(&self.counters.drops, dropped);

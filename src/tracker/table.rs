@@ -26,9 +26,16 @@ const DUE_ROOM: usize = 4096;
 
 struct Active {
     addrs: Box<[SocketAddr]>,
-    last_ping: Instant,
+    /// When it last pinged this process; `None` if it is known from the store alone.
+    last_ping: Option<Instant>,
     joined_at: u64,
     changed_at: u64,
+}
+
+impl Active {
+    fn pings_here(&self, now: Instant) -> bool {
+        self.last_ping.is_some_and(|last| now.saturating_duration_since(last) <= DROP_AFTER)
+    }
 }
 
 /// What a ping changed.
@@ -51,6 +58,8 @@ pub enum Pinged {
 /// See the module.
 pub struct Table {
     boot: u64,
+    /// A store says who is gone: nothing is dropped because it does not ping here.
+    shared: bool,
     nodes: HashMap<NodeId, Active>,
     changes: Changes,
     /// When to look at each node: one entry for each that is there, and of some that have gone, which `joined_at` tells apart.
@@ -59,8 +68,8 @@ pub struct Table {
 
 impl Table {
     /// Empty. `boot` differs from run to run, so that nodes notice a restart.
-    pub fn new(boot: u64) -> Self {
-        Self { boot, nodes: HashMap::new(), changes: Changes::default(), due: BinaryHeap::new() }
+    pub fn new(boot: u64, shared: bool) -> Self {
+        Self { boot, shared, nodes: HashMap::new(), changes: Changes::default(), due: BinaryHeap::new() }
     }
 
     /// A ping of `node`, which comes from `remote`.
@@ -76,7 +85,7 @@ impl Table {
         let full = self.nodes.len() >= MAX_NODES;
         match self.nodes.get_mut(&node) {
             Some(active) => {
-                active.last_ping = now;
+                active.last_ping = Some(now);
                 if active.addrs.iter().copied().eq(addrs.clone()) {
                     return Pinged::Stays;
                 }
@@ -87,22 +96,58 @@ impl Table {
             }
             None if full => Pinged::Full,
             None => {
-                self.insert(node, addrs.collect(), now);
+                self.insert(node, addrs.collect(), Some(now));
                 Pinged::Joined
             }
         }
     }
 
-    fn insert(&mut self, node: NodeId, addrs: Box<[SocketAddr]>, now: Instant) {
+    fn insert(&mut self, node: NodeId, addrs: Box<[SocketAddr]>, last_ping: Option<Instant>) {
         let at = self.changes.push(node, Some(&addrs));
-        self.nodes.insert(node, Active { addrs, last_ping: now, joined_at: at, changed_at: at });
+        self.nodes.insert(node, Active { addrs, last_ping, joined_at: at, changed_at: at });
+        self.tidy();
+        let Some(now) = last_ping.filter(|_| !self.shared) else { return };
         if self.due.len() > 2 * self.nodes.len() + DUE_ROOM {
             // Nodes that come and go all the time, within the time that they would be looked at.
             let nodes = &self.nodes;
             self.due.retain(|Reverse((_, at, node))| nodes.get(node).is_some_and(|active| active.joined_at == *at));
         }
         self.due.push(Reverse((now + DROP_AFTER, at, node)));
-        self.tidy();
+    }
+
+    /// The store has this node. What pings here is believed rather than the store.
+    pub fn learn(&mut self, node: NodeId, addrs: Box<[SocketAddr]>, now: Instant) {
+        let full = self.nodes.len() >= MAX_NODES;
+        match self.nodes.get_mut(&node) {
+            Some(active) if active.addrs == addrs || active.pings_here(now) => {}
+            Some(active) => {
+                active.addrs = addrs;
+                active.changed_at = self.changes.push(node, Some(&active.addrs));
+                self.tidy();
+            }
+            None if full => {}
+            None => self.insert(node, addrs, None),
+        }
+    }
+
+    /// The store does not have this node any more. True if it pings here, and so must be put there again; otherwise it is off
+    /// the list.
+    pub fn lose(&mut self, node: NodeId, now: Instant) -> bool {
+        let here = self.nodes.get(&node).is_some_and(|active| active.pings_here(now));
+        if !here {
+            self.remove(node);
+        }
+        here
+    }
+
+    /// All nodes, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.keys().copied()
+    }
+
+    /// Where a node is reached.
+    pub fn addrs(&self, node: NodeId) -> Option<&[SocketAddr]> {
+        self.nodes.get(&node).map(|active| &*active.addrs)
     }
 
     /// Takes a node off the list. False if it was not there.
@@ -131,8 +176,8 @@ impl Table {
             self.due.pop();
             // Looked at once in a while, and not moved at every ping.
             match self.nodes.get(&node).filter(|active| active.joined_at == joined_at) {
-                Some(active) if now.saturating_duration_since(active.last_ping) <= DROP_AFTER => {
-                    self.due.push(Reverse((active.last_ping + DROP_AFTER, joined_at, node)));
+                Some(Active { last_ping: Some(last), .. }) if now.saturating_duration_since(*last) <= DROP_AFTER => {
+                    self.due.push(Reverse((*last + DROP_AFTER, joined_at, node)));
                 }
                 Some(_) => {
                     self.remove(node);

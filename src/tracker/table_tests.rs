@@ -52,7 +52,7 @@ proptest! {
     fn who_follows_the_feed_knows_exactly_who_is_active(steps in steps(), room in prop_oneof![Just(1usize), Just(120), Just(PAGE)]) {
         let start = Instant::now();
         let (mut now, mut boot) = (start, 1);
-        let mut table = Table::new(boot);
+        let mut table = Table::new(boot, false);
         let mut feeds: BTreeMap<u8, Feed> = BTreeMap::new();
         for step in steps {
             match step {
@@ -84,7 +84,7 @@ proptest! {
                 Step::Compact => compact(&mut table),
                 Step::Restart => {
                     boot += 1;
-                    table = Table::new(boot);
+                    table = Table::new(boot, false);
                 }
             }
         }
@@ -111,7 +111,7 @@ fn addrs(port: u16) -> Vec<SocketAddr> {
 #[test]
 fn the_first_ping_adds_and_missed_pings_remove() {
     let start = Instant::now();
-    let mut table = Table::new(1);
+    let mut table = Table::new(1, false);
     let node = NodeId([1; 32]);
     let announce = Feed::new(node).announce(addrs(7450), false);
     assert_eq!(table.ping(node, &announce, REMOTE, start), Pinged::Joined);
@@ -126,7 +126,7 @@ fn the_first_ping_adds_and_missed_pings_remove() {
 #[test]
 fn what_is_kept_of_nodes_that_come_and_go_is_bounded() {
     let mut now = Instant::now();
-    let mut table = Table::new(1);
+    let mut table = Table::new(1, false);
     for round in 0..40_000u32 {
         let mut id = [0; 32];
         id[..4].copy_from_slice(&(round % 3000).to_le_bytes());
@@ -144,11 +144,29 @@ fn what_is_kept_of_nodes_that_come_and_go_is_bounded() {
 
 #[test]
 fn addresses_of_one_node_are_bounded() {
-    let mut table = Table::new(1);
+    let mut table = Table::new(1, false);
     let node = NodeId([1; 32]);
     let announce = Feed::new(node).announce((0..100).flat_map(addrs).collect(), false);
     table.ping(node, &announce, REMOTE, Instant::now());
     assert_eq!(table.nodes[&node].addrs.len(), MAX_ADDRS);
     // Those beyond count for nothing, and so are no news.
     assert_eq!(table.ping(node, &announce, REMOTE, Instant::now()), Pinged::Stays);
+}
+
+#[test]
+fn a_shared_table_drops_whom_the_store_loses_and_keeps_who_pings_here() {
+    let start = Instant::now();
+    let mut table = Table::new(1, true);
+    let (here, elsewhere) = (NodeId([1; 32]), NodeId([2; 32]));
+    table.ping(here, &Feed::new(here).announce(addrs(1), false), REMOTE, start);
+    table.learn(elsewhere, addrs(2).into(), start);
+    table.learn(here, addrs(9).into(), start);
+    assert_eq!(table.addrs(here), Some(&addrs(1)[..]), "two trackers may see one node at two addresses");
+    table.learn(elsewhere, addrs(3).into(), start);
+    assert_eq!(table.addrs(elsewhere), Some(&addrs(3)[..]));
+    assert_eq!(table.expire(start + DROP_AFTER * 10), 0);
+    assert!(table.lose(here, start + DROP_AFTER) && !table.lose(elsewhere, start));
+    assert_eq!(table.nodes().collect::<Vec<_>>(), [here]);
+    assert!(!table.lose(here, start + DROP_AFTER + Duration::from_millis(1)));
+    assert!(table.is_empty());
 }
