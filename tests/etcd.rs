@@ -249,14 +249,13 @@ fn a_killed_tracker_and_a_killed_leader_lose_no_member_and_all_is_healed_soon() 
 fn certificates(dir: &Path, ip: Ipv4Addr) -> [PathBuf; 5] {
     let file = |name: &str| dir.join(name);
     let path = |name: &str| file(name).to_str().unwrap().to_owned();
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let made = [
-        [&["req", "-x509"][..], &key, &["-keyout", &path("ca.key"), "-out", &path("ca.pem"), "-subj", "/CN=ca", "-days", "2"]].concat(),
-        [&["req", "-new"][..], &key, &["-keyout", &path("server.key"), "-out", &path("server.csr"), "-subj", "/CN=server"]].concat(),
-        [&["req", "-new"][..], &key, &["-keyout", &path("own.key"), "-out", &path("own.csr"), "-subj", "/CN=tracker"]].concat(),
-    ];
-    for args in made {
-        tool("openssl", args);
+    for (name, how, more) in
+        [("ca", "-x509", &["-days", "2"][..]), ("server", "-new", &[]), ("own", "-new", &[])]
+    {
+        let (key, out) = (path(&format!("{name}.key")), path(&format!("{name}.{}", if name == "ca" { "pem" } else { "csr" })));
+        let (curve, subject) = ("ec_paramgen_curve:prime256v1", format!("/CN={name}"));
+        let args = ["req", how, "-newkey", "ec", "-pkeyopt", curve, "-nodes", "-keyout", &key, "-out", &out, "-subj", &subject];
+        tool("openssl", args.iter().chain(more));
     }
     fs::write(file("server.ext"), format!("subjectAltName=IP:{ip}\n")).unwrap();
     fs::write(file("own.ext"), "extendedKeyUsage=clientAuth\n").unwrap();
