@@ -96,7 +96,8 @@ impl Session {
             (announce.since, announce.boot, announce.begun) = (at, boot, begun);
         }
         let body = rmp_serde::to_vec(&Request::Announce(announce))?;
-        let head = Header { kind: Kind::Request, len: body.len() as u32, flags: 0, id: self.sealed as u32, plain_len: 0 };
+        let head =
+            Header { kind: Kind::Request, len: body.len() as u32, flags: 0, id: self.sealed as u32, plain_len: 0 };
         let plain = [&head.write()[..], &body].concat();
         let mut out = vec![0; plain.len() + 18];
         out[..2].copy_from_slice(&(plain.len() as u16 + 16).to_be_bytes());

@@ -97,7 +97,10 @@ pub fn show(report: &TrackerReport) -> String {
         None => report.store.kind.clone(),
     };
     row("store", store);
-    row("sessions", format!("{} of {}, {} from one address", report.sessions, report.max_sessions, report.max_per_address));
+    row(
+        "sessions",
+        format!("{} of {}, {} from one address", report.sessions, report.max_sessions, report.max_per_address),
+    );
     row("handshakes", format!("{} in progress, {} done", report.handshakes, report.opened));
     row("pings", counts.pings.to_string());
     let gone = format!("{} said goodbye, {} fell silent", counts.leaves, counts.drops);
@@ -105,7 +108,8 @@ pub fn show(report: &TrackerReport) -> String {
     let refused: Vec<String> =
         report.refused.iter().filter(|(_, count)| **count > 0).map(|(why, count)| format!("{why} {count}")).collect();
     row("refused", if refused.is_empty() { "none".into() } else { refused.join(", ") });
-    let per_ping = report.cpu_per_ping_micros.map(|micros| format!(", {micros:.1} \u{b5}s for a ping")).unwrap_or_default();
+    let per_ping =
+        report.cpu_per_ping_micros.map(|micros| format!(", {micros:.1} \u{b5}s for a ping")).unwrap_or_default();
     row("CPU", format!("{:.1} s{per_ping}", report.cpu_ms as f64 / 1000.0));
     row("memory", show_size(report.memory));
     let mut networks = Table::new(&["NETWORK", ">NODES"]);

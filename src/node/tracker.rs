@@ -142,8 +142,7 @@ impl Tracker {
         let store = open_store(store, tables.clone(), accesses.subscribe()).await?;
         let service = TrackerService::new(tables, store);
         let limits = Limits { sessions: max_sessions, per_address: max_per_address, idle: IDLE };
-        let listener =
-            TerseListener::bind(listen, identity, accesses.subscribe(), Arc::clone(&service) as _, limits);
+        let listener = TerseListener::bind(listen, identity, accesses.subscribe(), Arc::clone(&service) as _, limits);
         let listener = listener.map_err(|error| cant_listen(listen, "--listen", &error))?;
         let watched = Arc::new(Watched::new(listener, service, limits, accesses.subscribe()));
         let metrics = match metrics {

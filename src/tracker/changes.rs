@@ -211,7 +211,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_what_serde_would_make_of_it() {
-        let addrs: Vec<SocketAddr> = ["10.0.200.1:7450", "[2001:db8::ff]:99", "127.0.0.1:1"].map(|a| a.parse().unwrap()).into();
+        let addrs: Vec<SocketAddr> =
+            ["10.0.200.1:7450", "[2001:db8::ff]:99", "127.0.0.1:1"].map(|a| a.parse().unwrap()).into();
         let nodes = [
             TrackedNode { node: NodeId([7; 32]), addrs: Some(addrs) },
             TrackedNode { node: NodeId([200; 32]), addrs: None },

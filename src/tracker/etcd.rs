@@ -267,7 +267,9 @@ impl Etcd {
     fn changed(&self, kv: &KeyValue, gone: bool, served: &HashSet<NetworkId>) {
         let now = Instant::now();
         if gone {
-            let Some((network, node)) = read_key(kv.key()).filter(|(network, _)| served.contains(network)) else { return };
+            let Some((network, node)) = read_key(kv.key()).filter(|(network, _)| served.contains(network)) else {
+                return;
+            };
             self.known.lock().keys.remove(&(network, node));
             if self.tables.with(network, |table| table.lose(node, now)) {
                 self.known.lock().tell((network, node), Tell::Here);
@@ -336,7 +338,9 @@ impl Etcd {
     }
 
     async fn put(&self, client: &mut Client, key: Key, lease: Option<i64>) -> Result<(), Error> {
-        let Some(value) = self.tables.with(key.0, |table| table.addrs(key.1).and_then(write_value)) else { return Ok(()) };
+        let Some(value) = self.tables.with(key.0, |table| table.addrs(key.1).and_then(write_value)) else {
+            return Ok(());
+        };
         if let Some(lease) = lease {
             let put = client.put(write_key(key), value.clone(), Some(PutOptions::new().with_lease(lease))).await;
             // Of a lease that has run out meanwhile etcd says that it is not found.
@@ -360,7 +364,7 @@ async fn follow(store: std::sync::Weak<Etcd>, mut accesses: watch::Receiver<Vec<
     for turn in 0.. {
         let Some(store) = store.upgrade() else { return };
         let host = &store.door.hosts[turn % store.door.hosts.len()];
-        if let Err(error) = store.converse(host, &mut accesses).await {
+        if let Err(error) = Box::pin(store.converse(host, &mut accesses)).await {
             let problem = format!("{host}: {error}");
             let mut known = store.known.lock();
             if known.problem.is_none() {

@@ -77,13 +77,17 @@ impl StoreAt {
         }
         let wrong = || format!("'{text}' is not a store: expected memory or etcd://HOST,HOST,HOST");
         let hosts = text.strip_prefix("etcd://").ok_or_else(wrong)?;
-        let whole = |host: &str| match host.strip_prefix('[').map(|_| host.ends_with(']')).unwrap_or(!host.contains(':')) {
-            true => format!("{host}:{ETCD_PORT}"),
-            false => host.to_owned(),
-        };
+        let whole =
+            |host: &str| match host.strip_prefix('[').map(|_| host.ends_with(']')).unwrap_or(!host.contains(':')) {
+                true => format!("{host}:{ETCD_PORT}"),
+                false => host.to_owned(),
+            };
         let hosts: Vec<String> = hosts.split(',').map(whole).collect();
         let right = |host: &String| {
-            let port = host.rsplit_once(':').filter(|(name, _)| !name.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+            let port = host
+                .rsplit_once(':')
+                .filter(|(name, _)| !name.is_empty())
+                .and_then(|(_, port)| port.parse::<u16>().ok());
             port.is_some() && !host.contains(['/', '@', ' '])
         };
         if hosts.len() > MAX_HOSTS || !hosts.iter().all(right) {

@@ -80,9 +80,8 @@ async fn accept(listener: TcpListener, path: &'static str, make: Arc<Make>) {
                         .header_read_timeout(HEAD)
                         .max_buf_size(BUFFER)
                         .serve_connection(TokioIo::new(stream), answer);
-                    match tokio::time::timeout(WHOLE, serving).await {
-                        Ok(Err(error)) => tracing::debug!(%error, "a client of the figures went away"),
-                        Ok(Ok(())) | Err(_) => {}
+                    if let Ok(Err(error)) = tokio::time::timeout(WHOLE, serving).await {
+                        tracing::debug!(%error, "a client of the figures went away");
                     }
                     drop(client);
                 });
@@ -128,7 +127,8 @@ mod tests {
     #[tokio::test]
     async fn only_get_of_the_path_is_answered_with_the_text() {
         let server = TextServer::bind(([127, 0, 0, 1], 0).into(), "/metrics", || "x 1\n".into()).await.unwrap();
-        let ask = |line: &str| say(server.local_addr(), format!("{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+        let ask =
+            |line: &str| say(server.local_addr(), format!("{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
         let answer = ask("GET /metrics").await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nx 1\n"), "{answer}");
         assert!(answer.to_lowercase().contains("content-type: text/plain; version=0.0.4"), "{answer}");

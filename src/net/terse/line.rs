@@ -45,7 +45,13 @@ impl Line {
 
     /// Opens and answers what has come, into `scratch.out`, until that is enough. Returns how many bytes were dealt with; what
     /// is left is to be passed again, with what follows.
-    pub fn take(&mut self, data: &[u8], scratch: &mut Scratch, caller: &Caller, clerk: &dyn Clerk) -> Result<usize, Broken> {
+    pub fn take(
+        &mut self,
+        data: &[u8],
+        scratch: &mut Scratch,
+        caller: &Caller,
+        clerk: &dyn Clerk,
+    ) -> Result<usize, Broken> {
         let mut taken = 0;
         while scratch.out.len() < ENOUGH
             && let Some(len) = data[taken..].first_chunk().map(|len| usize::from(u16::from_be_bytes(*len)))

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 pub use door::{Limits, TerseListener};
 pub use figures::{Figures, Refusal};
 
-use crate::base::ids::{NodeId, NetworkId};
+use crate::base::ids::{NetworkId, NodeId};
 use crate::wire::message::Request;
 
 /// Who is on the other end of a session.

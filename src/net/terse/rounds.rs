@@ -180,7 +180,8 @@ impl Rounds {
                 continue;
             }
             let (unread, unsent) = (Vec::new(), Vec::new());
-            self.seats[number] = Some(Box::new(Seat { stream, line, caller, heard: now, unread, unsent, _place: place }));
+            self.seats[number] =
+                Some(Box::new(Seat { stream, line, caller, heard: now, unread, unsent, _place: place }));
         }
     }
 
@@ -191,7 +192,8 @@ impl Rounds {
         let before = seat.waiting();
         let after = self.serve(&mut seat, to_the_end, now);
         self.waiting = self.waiting + seat.waiting() - before;
-        let after = if self.waiting > MAX_WAITING && seat.waiting() > 0 { After::Close(Some(Refusal::Unread)) } else { after };
+        let after =
+            if self.waiting > MAX_WAITING && seat.waiting() > 0 { After::Close(Some(Refusal::Unread)) } else { after };
         match after {
             After::Stay => self.seats[number] = Some(seat),
             After::Again => {
@@ -285,8 +287,8 @@ impl Rounds {
     /// Closes the sessions on which nothing was said for too long. One look at each costs less than a timer for each.
     fn sweep(&mut self, now: Instant) {
         for number in 0..self.seats.len() {
-            let idle = |seat: &Box<Seat>| now.saturating_duration_since(seat.heard) > self.idle;
-            if self.seats[number].as_ref().is_some_and(idle)
+            let heard = self.seats[number].as_ref().map(|seat| seat.heard);
+            if heard.is_some_and(|heard| now.saturating_duration_since(heard) > self.idle)
                 && let Some(seat) = self.seats[number].take()
             {
                 self.close(number, &seat, Some(Refusal::Idle));
