@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::text::PathText;
+use super::tracking::TrackerReport;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NodeId, Root};
 use crate::cache::CacheStats;
@@ -53,6 +54,8 @@ pub enum Report {
     Kept(KeptReport),
     /// What a check of the cache found.
     Checked(CheckedReport),
+    /// To `tracker`.
+    Tracker(Box<TrackerReport>),
 }
 
 /// One content in the cache.

@@ -23,6 +23,8 @@ const RETRY: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(10);
 /// What a tracker may set as the time between pings.
 const PING_LIMITS: (u32, u32) = (500, 60_000);
+/// Before the next ping, if a tracker has more to tell already: one that says so for ever costs little.
+const MORE: Duration = Duration::from_millis(1);
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -54,7 +56,7 @@ impl Membership {
 
     async fn ping_loop(self: Arc<Self>, number: usize, first: Guard) {
         let mut first = Some(first);
-        let mut feed = Feed::default();
+        let mut feed = Feed::new(self.around.identity.node);
         let mut listed = BTreeSet::new();
         let mut link: Option<Arc<dyn PeerLink>> = None;
         loop {
@@ -137,17 +139,24 @@ impl Membership {
         let answer = tokio::time::timeout(ANSWER, open.request(Request::Announce(announce))).await;
         match answer {
             Ok(Ok(Response::Announced(announced))) => {
-                let pause = announced.ping_every_ms.clamp(PING_LIMITS.0, PING_LIMITS.1);
+                let pause = match announced.more {
+                    true => MORE,
+                    false => Duration::from_millis(announced.ping_every_ms.clamp(PING_LIMITS.0, PING_LIMITS.1).into()),
+                };
+                let more = announced.more;
                 let fresh = feed.take(announced);
                 let mut known = self.known.lock();
                 for (node, addrs) in fresh {
                     known.hear(node, &addrs, Found::Tracker, Instant::now());
                 }
                 drop(known);
-                self.listed(number, listed, feed);
+                // A list that comes in pages says who is not on it once all are here.
+                if !more {
+                    self.listed(number, listed, feed);
+                }
                 // Here rather than by the loop: what is found counts as under way before this ping counts as done.
                 self.dial_due();
-                Ok(Duration::from_millis(pause.into()))
+                Ok(pause)
             }
             Ok(Ok(_)) => Err("an answer that makes no sense".into()),
             Ok(Err(error)) => Err(error.to_string()),
@@ -175,7 +184,7 @@ impl Membership {
     pub(super) async fn leave_trackers(&self) {
         let goodbyes = self.trackers.iter().map(|tracker| async move {
             if let Ok(link) = self.reach(tracker).await {
-                let leave = Feed::default().announce(Vec::new(), true);
+                let leave = Feed::new(self.around.identity.node).announce(Vec::new(), true);
                 // It drops us anyway when the pings stop.
                 let _ = link.request(Request::Announce(leave)).await;
                 link.close();

@@ -18,6 +18,7 @@ mod revival;
 mod service;
 mod shares;
 pub mod tracker;
+mod tracking;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
