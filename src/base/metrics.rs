@@ -37,10 +37,24 @@ impl Exposition {
         label: &str,
         values: impl IntoIterator<Item = (String, V)>,
     ) {
+        self.table(kind, name, help, [label], values.into_iter().map(|(of, value)| ([of], value)));
+    }
+
+    /// One figure for each combination of values of several labels.
+    pub fn table<const N: usize, V: Display>(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        values: impl IntoIterator<Item = ([String; N], V)>,
+    ) {
         self.head(kind, name, help);
         for (of, value) in values {
-            let of = of.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = writeln!(self.text, "{name}{{{label}=\"{of}\"}} {value}");
+            let escaped = |of: &str| of.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let pair = |(label, of): (&&str, &String)| format!("{label}=\"{}\"", escaped(of));
+            let pairs: Vec<String> = labels.iter().zip(&of).map(pair).collect();
+            let _ = writeln!(self.text, "{name}{{{}}} {value}", pairs.join(","));
         }
     }
 

@@ -239,6 +239,10 @@ pub struct NetworkReport {
     pub lag: LagReport,
     /// Nodes whose catalogs are known, this one included.
     pub nodes: usize,
+    /// Where all these catalogs stand, summed up: two nodes that tell the same know the same.
+    pub catalog_sum: String,
+    /// Epoch and version of this node's own catalog, if it has published anything.
+    pub own_version: Option<(u64, u64)>,
     /// Files in the view.
     pub files: u64,
     /// Their bytes.

@@ -330,6 +330,21 @@ impl Membership {
         found
     }
 
+    /// How many catalogs are known.
+    pub fn catalog_count(&self) -> usize {
+        self.book.lock().all().count()
+    }
+
+    /// Where all catalogs stand, summed up: two nodes that have the same know the same.
+    pub fn catalog_sum(&self) -> String {
+        format!("{:016x}", self.book.lock().sums().total())
+    }
+
+    /// Epoch and version of this node's own catalog.
+    pub fn own_version(&self) -> Option<(u64, u64)> {
+        self.book.lock().get(self.around.identity.node).map(|copy| copy.place())
+    }
+
     /// How long changes of catalogs took to get here.
     pub fn lag(&self) -> LagReport {
         self.lag.lock().report()
