@@ -202,7 +202,7 @@ fn a_tracker_shows_its_figures_and_keeps_to_its_limits() {
     assert!(people.contains("NETWORK") && people.contains(&id[..16]), "{people}");
     home.run(["status"]).refused(8, "no daemon");
     home.run(["tracker", "--listen", &listen]).refused(4, "choose another address");
-    home.run(["tracker", "--store", "disk"]).code();
+    assert_eq!(home.run(["tracker", "--store", "disk"]).code(), 2);
     drop(tracker);
     home.start();
     home.run(["tracker", "status"]).refused(8, "no tracker is running");
