@@ -210,3 +210,48 @@ impl Membership {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::members::pair::{connect, member};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_nobody_needs_is_closed_and_its_peer_stays_live_for_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = |tag: u8| member(tag, &dir.path().join(tag.to_string()));
+        let own = one(1);
+        let others: Vec<_> = (2..=10).map(one).collect();
+        let wires: Vec<_> = others.iter().map(|other| connect(&own, other)).collect();
+        let node = |member: &Arc<Membership>| member.around.identity.node;
+        let now = Instant::now();
+        for other in &others {
+            own.roster.lock().gossiped(node(other), true, now);
+            other.roster.lock().gossiped(node(&own), true, now);
+        }
+        let open = |own: &Membership| own.links().len();
+        own.close_idle();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(open(&own), 9, "all of them were used not long ago");
+        wires.iter().for_each(|(to, _)| to.unused.store(true, Ordering::SeqCst));
+        let chosen = {
+            let roster = own.roster.lock();
+            neighbours(&node(&own), roster.live(), 0)
+        };
+        // Of one of the others something is wanted.
+        let wanted = others.iter().map(node).find(|other| !chosen.contains(other)).unwrap();
+        own.demand([wanted]);
+        own.close_idle();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(open(&own), chosen.len() + 1);
+        assert_eq!(own.live_peers(), 9);
+        for other in &others {
+            assert_eq!(
+                (other.live_peers(), other.roster.lock().has(&node(&own))),
+                (1, own.roster.lock().has(&node(other)))
+            );
+        }
+    }
+}

@@ -194,6 +194,10 @@ impl Membership {
                         roster.gossiped(node, false, now)
                     }
                     Event::Up(..) | Event::Anew(..) => false,
+                    Event::Twin => {
+                        super::publishing::in_use();
+                        false
+                    }
                 };
             }
         }

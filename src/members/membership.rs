@@ -53,6 +53,8 @@ pub struct Around {
     pub linger: Duration,
     /// Peers to try even if nobody names them.
     pub peers: Vec<SocketAddr>,
+    /// Try the peers that were known when this node last ran.
+    pub remember: bool,
     /// Sessions are held with all live peers, if they are no more than this.
     pub mesh: usize,
     /// What gossip is sent with; `None` if this node does not gossip.
@@ -101,6 +103,8 @@ pub struct Membership {
     pub(super) catalog_room: Semaphore,
     pub(super) pending: Pending,
     pub(super) tracker_states: Mutex<Vec<TrackerState>>,
+    /// Open sessions with trackers, by their numbers.
+    pub(super) tracker_links: Mutex<Vec<Option<Weak<dyn PeerLink>>>>,
     pub(super) dial_now: Notify,
     pub(super) view_now: Notify,
     pub(super) view: watch::Sender<Arc<ViewTree>>,
@@ -141,6 +145,9 @@ impl Membership {
         let own = around.identity.node;
         let (wall, now) = (Timestamp::now(), Instant::now());
         let mut known = Self::load_known(&around, id, wall, now).unwrap_or_default();
+        if !around.remember {
+            known.forget_addresses();
+        }
         around.peers.iter().for_each(|addr| known.hear_of_nobody(*addr, Found::Settings, now));
         let mut book = CatalogBook::new(id, own);
         for copy in Self::load_catalogs(&around, id, &known, wall) {
@@ -176,6 +183,7 @@ impl Membership {
             catalog_room: Semaphore::new(CATALOGS_UNDER_WAY / 1024),
             pending,
             tracker_states: Mutex::default(),
+            tracker_links: Mutex::default(),
             dial_now: Notify::new(),
             view_now: Notify::new(),
             view: watch::channel(Arc::default()).0,

@@ -47,6 +47,7 @@ impl Membership {
         let state =
             |address: &String| TrackerState { address: address.clone(), reachable: false, problem: None, nodes: 0 };
         *self.tracker_states.lock() = self.trackers.iter().map(state).collect();
+        *self.tracker_links.lock() = vec![None; self.trackers.len()];
         let begin = |number| {
             let first = self.pending.guard();
             tokio::spawn(Arc::clone(self).ping_loop(number, first))
@@ -132,6 +133,9 @@ impl Membership {
             None => {
                 let open = self.reach(&self.trackers[number]).await?;
                 *link = Some(Arc::clone(&open));
+                if let Some(place) = self.tracker_links.lock().get_mut(number) {
+                    *place = Some(Arc::downgrade(&open));
+                }
                 open
             }
         };
@@ -181,14 +185,14 @@ impl Membership {
         Err(last)
     }
 
+    /// Says goodbye to those with which there is a session; the others drop this node anyway when its pings stop.
     pub(super) async fn leave_trackers(&self) {
-        let goodbyes = self.trackers.iter().map(|tracker| async move {
-            if let Ok(link) = self.reach(tracker).await {
-                let leave = Feed::new(self.around.identity.node).announce(Vec::new(), true);
-                // It drops us anyway when the pings stop.
-                let _ = link.request(Request::Announce(leave)).await;
-                link.close();
-            }
+        let links: Vec<Arc<dyn PeerLink>> =
+            self.tracker_links.lock().drain(..).flatten().filter_map(|link| link.upgrade()).collect();
+        let goodbyes = links.iter().filter(|link| !link.is_closed()).map(|link| async move {
+            let leave = Feed::new(self.around.identity.node).announce(Vec::new(), true);
+            let _ = link.request(Request::Announce(leave)).await;
+            link.close();
         });
         let _ = tokio::time::timeout(GOODBYE, futures_util::future::join_all(goodbyes)).await;
     }

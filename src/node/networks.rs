@@ -79,6 +79,7 @@ pub(super) fn around(
         state_dir: home.state_dir().to_path_buf(),
         linger: settings.mount.linger.0,
         peers: settings.node.peers.clone(),
+        remember: settings.node.remember,
         mesh: settings.node.mesh,
         datagrams,
         whole,

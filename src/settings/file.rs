@@ -66,6 +66,8 @@ pub struct NodeSettings {
     pub gossip: bool,
     /// Announce this node on the local network, and look for others there (mDNS). Says nothing of networks or names.
     pub lan: bool,
+    /// Try the peers that were known when this node last ran.
+    pub remember: bool,
     /// Sessions are held with all live peers as long as there are no more than this; beyond that with a few, and with
     /// others while they are needed.
     pub mesh: usize,
@@ -160,6 +162,7 @@ impl Default for NodeSettings {
             keyfile: None,
             gossip: true,
             lan: true,
+            remember: true,
             mesh: 16,
             metrics: None,
         }

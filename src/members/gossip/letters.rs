@@ -38,6 +38,8 @@ pub struct Letters {
     pub own: NodeId,
     /// Where the datagram that is read came from.
     pub from: Option<SocketAddr>,
+    /// Who sent it.
+    pub sender: Option<Life>,
     /// Seconds since 1970.
     pub wall: u32,
     /// The newest generation of this very node that others know of.
@@ -191,6 +193,7 @@ impl Codec<Life> for Letters {
             10 => Message::TurnUndead,
             _ => return Err(BadLetter),
         };
+        self.sender = Some(src);
         if let Some(from) = self.from
             && src.number != own
         {

@@ -36,6 +36,10 @@ const REMEMBER: Duration = Duration::from_secs(2 * 3600);
 const NEWS: (Duration, NonZeroUsize) = (Duration::from_millis(250), NonZeroUsize::new(3).unwrap());
 /// One member is asked for others it knows, whatever happens.
 const FEED: Duration = Duration::from_secs(30);
+/// A life that outlives what others know of this node begins this seldom...
+const OUTLIVE: Duration = Duration::from_secs(30);
+/// ...and once more within this time, it is no clock that was wrong.
+const TWIN: Duration = Duration::from_secs(10 * 60);
 /// More news than this at once is not told on: it comes from a session, and others have sessions too.
 const TELL: usize = 32;
 
@@ -48,6 +52,8 @@ pub enum Event {
     Anew(NodeId, SocketAddr),
     /// It does not, or it left.
     Down(NodeId),
+    /// This very node was told of a later life of its own, once more: somebody else lives under its name.
+    Twin,
 }
 
 struct Due {
@@ -122,6 +128,8 @@ pub struct Swim {
     letters: SharedLetters,
     own: NodeId,
     own_number: u32,
+    /// When this node last began a life because others knew a later one.
+    outlived: Option<Instant>,
     /// For how many members what is new is told on.
     told_for: usize,
 }
@@ -185,19 +193,19 @@ impl Swim {
         now: Instant,
     ) -> Option<Self> {
         let life = directory.lock().meet(own, wall, addr)?;
-        let letters = Letters { directory: Arc::clone(&directory), own, from: None, wall, own_seen: 0 };
+        let letters = Letters { directory: Arc::clone(&directory), own, from: None, sender: None, wall, own_seen: 0 };
         let letters = SharedLetters(Arc::new(Mutex::new(letters)));
         let foca = Foca::new(life, config(1), StdRng::from_seed(seed), letters.clone());
         let effects =
             Effects { directory, now, timers: BinaryHeap::new(), number: 0, letters: Vec::new(), events: Vec::new() };
-        Some(Self { foca, effects, letters, own, own_number: life.number, told_for: 1 })
+        Some(Self { foca, effects, letters, own, own_number: life.number, outlived: None, told_for: 1 })
     }
 
     /// A message came. One that makes no sense, or that was meant for somebody else, changes nothing.
     pub fn receive(&mut self, letter: &[u8], from: Option<SocketAddr>, wall: u32, now: Instant) {
         {
             let mut letters = self.letters.0.lock();
-            (letters.from, letters.wall) = (from, wall);
+            (letters.from, letters.sender, letters.wall) = (from, None, wall);
         }
         self.effects.now = now;
         if let Err(error) = self.foca.handle_data(letter, &mut self.effects) {
@@ -222,11 +230,27 @@ impl Swim {
     }
 
     fn after(&mut self) {
-        let seen = self.letters.0.lock().own_seen;
+        let (seen, sender) = {
+            let mut letters = self.letters.0.lock();
+            (letters.own_seen, letters.sender.take())
+        };
         let life = *self.foca.identity();
         if seen > life.generation {
-            // Others know a later life of this node, whose clock was ahead then.
-            self.become_life(Life { generation: seen.saturating_add(1), ..life });
+            // Others know a later life of this node, whose clock was ahead then. Or two have its keys: those would outlive each
+            // other for ever, and so do it seldom.
+            let now = self.effects.now;
+            let since = self.outlived.map(|at| now.saturating_duration_since(at));
+            if since.is_none_or(|since| since >= OUTLIVE) {
+                self.outlived = Some(now);
+                self.become_life(Life { generation: seen.saturating_add(1), ..life });
+                // Whoever said so is told first: others may not be known.
+                if let Some(sender) = sender {
+                    let _ = self.foca.announce(sender, &mut self.effects);
+                }
+                if since.is_some_and(|since| since < TWIN) {
+                    self.effects.events.push(Event::Twin);
+                }
+            }
         }
         let members = self.foca.num_members();
         if members > self.told_for * 2 || members * 2 < self.told_for {
@@ -237,8 +261,11 @@ impl Swim {
     }
 
     fn become_life(&mut self, life: Life) {
-        if let Some(card) = self.effects.directory.lock().card(self.own_number).cloned() {
-            self.effects.directory.lock().meet(self.own, life.generation, card.claimed);
+        {
+            let mut directory = self.effects.directory.lock();
+            if let Some(claimed) = directory.card(self.own_number).map(|card| card.claimed) {
+                directory.meet(self.own, life.generation, claimed);
+            }
         }
         if let Err(error) = self.foca.change_identity(life, &mut self.effects) {
             tracing::debug!(%error, "a new life in gossip can't begin");
