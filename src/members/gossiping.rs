@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::gossip::swim::{Event, Swim};
-use super::known::{Found, is_nobody};
+use super::known::{Found, Known, is_nobody};
 use super::membership::Membership;
+use super::roster::Roster;
 use crate::base::ids::NodeId;
 use crate::net::link::{PeerAddr, PeerLink};
 use crate::vault::datagram::DatagramSealer;
@@ -18,9 +19,9 @@ use crate::vault::network::Network;
 use crate::wire::message::MemberRecord;
 
 /// Between two tries to find those again who are not live...
-const CALL: Duration = Duration::from_secs(3);
+pub(super) const CALL: Duration = Duration::from_secs(3);
 /// ...so many at a time.
-const CALLED: usize = 2;
+pub(super) const CALLED: usize = 2;
 /// Without a timer that is due: it is looked at all the same.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
@@ -46,6 +47,26 @@ fn own_ip_toward(peer: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(peer).ok()?;
     Some(socket.local_addr().ok()?.ip())
+}
+
+/// What gossip noticed, as this node, `own`, takes it in; true if somebody lives or is dead because of that. Pure.
+pub(super) fn take_in(events: &[Event], own: NodeId, roster: &mut Roster, known: &mut Known, now: Instant) -> bool {
+    let mut changed = false;
+    for event in events {
+        changed |= match *event {
+            Event::Up(node, addr) if node != own => {
+                known.hear(node, &[addr], Found::Gossip, now);
+                roster.gossiped(node, true, now)
+            }
+            Event::Anew(node, addr) if node != own => {
+                known.hear(node, &[addr], Found::Gossip, now);
+                roster.trust(node, now)
+            }
+            Event::Down(node) => roster.gossiped(node, false, now),
+            Event::Up(..) | Event::Anew(..) => false,
+        };
+    }
+    changed
 }
 
 impl Gossip {
@@ -170,26 +191,11 @@ impl Membership {
     }
 
     fn gossip_events(&self, events: &[Event]) {
-        let (now, own) = (Instant::now(), self.around.identity.node);
-        let mut changed = false;
-        {
+        let changed = {
             let mut roster = self.roster.lock();
             let mut known = self.known.lock();
-            for event in events {
-                changed |= match *event {
-                    Event::Up(node, addr) if node != own => {
-                        known.hear(node, &[addr], Found::Gossip, now);
-                        roster.gossiped(node, true, now)
-                    }
-                    Event::Anew(node, addr) if node != own => {
-                        known.hear(node, &[addr], Found::Gossip, now);
-                        roster.trust(node, now)
-                    }
-                    Event::Down(node) => roster.gossiped(node, false, now),
-                    Event::Up(..) | Event::Anew(..) => false,
-                };
-            }
-        }
+            take_in(events, self.around.identity.node, &mut roster, &mut known, Instant::now())
+        };
         if changed {
             self.view_now.notify_one();
         }
