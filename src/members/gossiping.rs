@@ -16,12 +16,15 @@ use crate::base::ids::NodeId;
 use crate::net::link::{PeerAddr, PeerLink};
 use crate::vault::datagram::DatagramSealer;
 use crate::vault::network::Network;
-use crate::wire::message::MemberRecord;
+use crate::wire::message::{MemberRecord, Request};
 
 /// Between two tries to find those again who are not live...
 pub(super) const CALL: Duration = Duration::from_secs(3);
 /// ...so many at a time.
 pub(super) const CALLED: usize = 2;
+/// Where gossip says that a peer is dead, its session is asked for a sign of life, and closed after so long without one: on a
+/// machine that lost its power nobody ends sessions, and their own time-out is longer than anybody should wait.
+pub(super) const DOUBT: Duration = Duration::from_secs(3);
 /// Without a timer that is due: it is looked at all the same.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
@@ -67,6 +70,15 @@ pub(super) fn take_in(events: &[Event], own: NodeId, roster: &mut Roster, known:
         };
     }
     changed
+}
+
+/// Sessions with those who are said to be dead.
+pub(super) fn doubted(events: &[Event], roster: &Roster) -> Vec<Arc<dyn PeerLink>> {
+    let dead = events.iter().filter_map(|event| match event {
+        Event::Down(node) => roster.link(node).cloned(),
+        Event::Up(..) | Event::Anew(..) => None,
+    });
+    dead.collect()
 }
 
 impl Gossip {
@@ -191,11 +203,20 @@ impl Membership {
     }
 
     fn gossip_events(&self, events: &[Event]) {
-        let changed = {
+        let (changed, doubted) = {
             let mut roster = self.roster.lock();
             let mut known = self.known.lock();
-            take_in(events, self.around.identity.node, &mut roster, &mut known, Instant::now())
+            let changed = take_in(events, self.around.identity.node, &mut roster, &mut known, Instant::now());
+            (changed, doubted(events, &roster))
         };
+        for link in doubted {
+            tokio::spawn(async move {
+                let sign = tokio::time::timeout(DOUBT, link.request(Request::Ping)).await;
+                if !matches!(sign, Ok(Ok(_))) {
+                    link.close();
+                }
+            });
+        }
         if changed {
             self.view_now.notify_one();
         }

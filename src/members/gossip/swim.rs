@@ -34,6 +34,8 @@ const SUSPICION: Duration = Duration::from_secs(4);
 const REMEMBER: Duration = Duration::from_secs(2 * 3600);
 /// While there is news: so often, to so many.
 const NEWS: (Duration, NonZeroUsize) = (Duration::from_millis(250), NonZeroUsize::new(3).unwrap());
+/// News that comes is told on at once, unless there was some a moment ago: where much happens, it is told together.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// One member is asked for others it knows, whatever happens.
 const FEED: Duration = Duration::from_secs(30);
 /// More news than this at once is not told on: it comes from a session, and others have sessions too.
@@ -124,6 +126,8 @@ pub struct Swim {
     own_number: u32,
     /// For how many members what is new is told on.
     told_for: usize,
+    /// When news was last told on at once.
+    told: Option<Instant>,
 }
 
 /// `foca` owns its codec; this node sets its clock and where a message came from.
@@ -185,24 +189,25 @@ impl Swim {
         now: Instant,
     ) -> Option<Self> {
         let life = directory.lock().meet(own, wall, addr)?;
-        let letters = Letters { directory: Arc::clone(&directory), own, from: None, wall, own_seen: 0 };
+        let letters = Letters { directory: Arc::clone(&directory), own, from: None, sender: None, wall, own_seen: 0 };
         let letters = SharedLetters(Arc::new(Mutex::new(letters)));
         let foca = Foca::new(life, config(1), StdRng::from_seed(seed), letters.clone());
         let effects =
             Effects { directory, now, timers: BinaryHeap::new(), number: 0, letters: Vec::new(), events: Vec::new() };
-        Some(Self { foca, effects, letters, own, own_number: life.number, told_for: 1 })
+        Some(Self { foca, effects, letters, own, own_number: life.number, told_for: 1, told: None })
     }
 
     /// A message came. One that makes no sense, or that was meant for somebody else, changes nothing.
     pub fn receive(&mut self, letter: &[u8], from: Option<SocketAddr>, wall: u32, now: Instant) {
         {
             let mut letters = self.letters.0.lock();
-            (letters.from, letters.wall) = (from, wall);
+            (letters.from, letters.sender, letters.wall) = (from, None, wall);
         }
         self.effects.now = now;
         if let Err(error) = self.foca.handle_data(letter, &mut self.effects) {
             tracing::trace!(%error, "a gossip message of no use");
         }
+        self.tell_at_once(now);
         self.after();
     }
 
@@ -221,12 +226,26 @@ impl Swim {
         self.after();
     }
 
+    /// What came as news is told on without waiting for the next time that news are told.
+    fn tell_at_once(&mut self, now: Instant) {
+        let news = !self.effects.events.is_empty();
+        if news && self.told.is_none_or(|told| now >= told + AT_ONCE) {
+            self.told = Some(now);
+            let _ = self.foca.gossip(&mut self.effects);
+        }
+    }
+
     fn after(&mut self) {
         let seen = self.letters.0.lock().own_seen;
         let life = *self.foca.identity();
         if seen > life.generation {
             // Others know a later life of this node, whose clock was ahead then.
             self.become_life(Life { generation: seen.saturating_add(1), ..life });
+            // Who told of it should know at once that it lives: it may know nobody else.
+            let sender = self.letters.0.lock().sender.take();
+            if let Some(sender) = sender.filter(|sender| sender.number != life.number) {
+                let _ = self.foca.announce(sender, &mut self.effects);
+            }
         }
         let members = self.foca.num_members();
         if members > self.told_for * 2 || members * 2 < self.told_for {
@@ -237,8 +256,11 @@ impl Swim {
     }
 
     fn become_life(&mut self, life: Life) {
-        if let Some(card) = self.effects.directory.lock().card(self.own_number).cloned() {
-            self.effects.directory.lock().meet(self.own, life.generation, card.claimed);
+        {
+            // One lock: a second one, while the first is held by the condition of an `if let`, would wait for ever.
+            let mut directory = self.effects.directory.lock();
+            let claimed = directory.card(self.own_number).map(|card| card.claimed);
+            claimed.map(|claimed| directory.meet(self.own, life.generation, claimed));
         }
         if let Err(error) = self.foca.change_identity(life, &mut self.effects) {
             tracing::debug!(%error, "a new life in gossip can't begin");

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use super::link::place;
 use super::world::{Event, World};
 use crate::members::dialling::GATHER;
 use crate::members::gossip::swim::Event as Noticed;
-use crate::members::gossiping::{CALL, CALLED, take_in};
+use crate::members::gossiping::{CALL, CALLED, doubted, take_in};
 use crate::members::known::is_nobody;
 use crate::wire::message::MemberRecord;
 
@@ -40,6 +41,8 @@ impl World {
         let (letters, events) = running.swim.take();
         if !events.is_empty() {
             take_in(&events, id, &mut running.roster, &mut running.known, now);
+            let doubted: Vec<(u64, usize)> = doubted(&events, &running.roster).iter().map(place).collect();
+            doubted.into_iter().for_each(|(number, side)| self.doubt(number, side));
             for event in events {
                 let (Noticed::Up(node, _) | Noticed::Anew(node, _) | Noticed::Down(node)) = event;
                 self.believe(who, node);

@@ -70,7 +70,7 @@ fn a_hundred_nodes_start_knowing_one_address_each() {
 
 #[test]
 fn who_lives_is_not_believed_dead_while_others_come_and_go() {
-    let row = churn(100, 5, 3);
+    let row = churn(100, 5, 10);
     println!("{row}");
     assert!(row.figure("for at most (s)") <= 5.0);
     assert!(row.figure("wrong beliefs, on average (per mille)") <= 10.0);

@@ -195,7 +195,7 @@ pub fn parted(nodes: usize, seed: u64) -> Row {
 pub fn churn(nodes: usize, seed: u64, minutes: u64) -> Row {
     let mut world = settled(nodes, 0, seed);
     world.truth.slanders.clear();
-    let changes = (nodes as u64 * minutes / 100).max(3);
+    let changes = (nodes as u64 * minutes / 100).max(9);
     let pause = Duration::from_secs(60 * minutes) / changes as u32;
     let (mut shares, mut worst) = (Vec::new(), 0.0f64);
     let mut away = Vec::new();
@@ -216,8 +216,9 @@ pub fn churn(nodes: usize, seed: u64, minutes: u64) -> Row {
                 away.push(who);
             }
         }
-        for _ in 0..4 {
-            world.run(pause / 4);
+        let next = world.now + pause;
+        while world.now < next {
+            world.run((next - world.now).min(Duration::from_secs(1)));
             let share = world.truth.wrong() as f64 / world.truth.beliefs() as f64;
             shares.push(share);
             worst = worst.max(share);

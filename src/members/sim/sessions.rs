@@ -12,6 +12,7 @@ use crate::base::ids::NodeId;
 use crate::base::limits::{CONNECT_TIMEOUT, KEEPALIVE, OWN_PING, SESSION_TIMEOUT};
 use crate::members::comparing::Comparison;
 use crate::members::dialling::{AT_ONCE, GATHER, IDLE, LAST_WORD, SWEEP, wanted};
+use crate::members::gossiping::DOUBT;
 use crate::members::known::{Found, Wanted, is_nobody};
 use crate::members::roster::{Ending, Joined};
 use crate::net::link::{PeerAddr, PeerLink};
@@ -238,9 +239,11 @@ impl World {
                 session.pings[side].pinged = now;
                 self.say(number, side, Said::Answer(Response::Pong, None));
             }
+            // To another ping than the last one, if nobody waits.
             Said::Answer(Response::Pong, _) => {
-                session.pings[side].waiting = false;
-                self.after(KEEPALIVE, Event::Wakes(number, side));
+                if std::mem::take(&mut session.pings[side].waiting) {
+                    self.after(KEEPALIVE, Event::Wakes(number, side));
+                }
             }
             Said::Ask(request) => self.asked(number, side, who, request),
             Said::Answer(response, of) => self.answered(number, side, who, response, of),
@@ -267,6 +270,19 @@ impl World {
         let ping = pings.number;
         self.say(number, side, Said::Ask(Request::Ping));
         self.after(SESSION_TIMEOUT, Event::Late(number, side, ping));
+    }
+
+    /// Asks for a sign of life of who is said to be dead.
+    pub fn doubt(&mut self, number: u64, side: usize) {
+        self.say(number, side, Said::Ask(Request::Ping));
+        self.after(DOUBT, Event::Doubted(number, side, self.now));
+    }
+
+    /// It was doubted then.
+    pub fn was_doubted(&mut self, number: u64, side: usize, since: Duration) {
+        if self.sessions.get(&number).is_some_and(|session| session.pings[side].heard <= since) {
+            self.close(number, side);
+        }
     }
 
     pub fn keep_alive(&mut self, number: u64, side: usize) {

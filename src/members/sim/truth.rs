@@ -149,11 +149,6 @@ impl Truth {
         self.believers[whom] == self.running - 1
     }
 
-    /// True if it believes what is so.
-    pub fn is_right(&self, who: usize) -> bool {
-        (0..self.alive.len()).all(|whom| whom == who || self.bit(who, whom) == self.alive[whom])
-    }
-
     /// For how long who is believed dead and runs has been believed so, at the most.
     pub fn longest_slander(&self, now: Duration) -> Duration {
         let open = self.slandered.values().map(|since| now - *since);

@@ -58,6 +58,8 @@ pub enum Event {
     /// A side of a session looks whether to ping, or whether its ping number so was answered.
     Wakes(u64, usize),
     Late(u64, usize, u32),
+    /// A side asked for a sign of life then, as its peer was said to be dead.
+    Doubted(u64, usize, Duration),
     /// A side closes what it said farewell on.
     Closes(u64, usize),
 }
@@ -356,6 +358,7 @@ impl World {
             Event::Said(session, side, said) => self.hears(session, side, said),
             Event::Wakes(session, side) => self.keep_alive(session, side),
             Event::Late(session, side, ping) => self.is_late(session, side, ping),
+            Event::Doubted(session, side, since) => self.was_doubted(session, side, since),
             Event::Closes(session, side) => self.close(session, side),
         }
     }
