@@ -53,6 +53,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between the answer to one ping and the next: each session is pinged, also a busy one, for pings measure its round
 /// trip too.
 pub const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A session that nobody uses is pinged by each side at least this often.
+pub const OWN_PING: Duration = Duration::from_secs(25);
 /// A session on which a ping has had no answer for this long, and nothing else came in that time, is closed: the peer is
 /// gone. One that brings anything has only a long queue.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(15);

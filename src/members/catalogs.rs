@@ -1,23 +1,22 @@
 //! Replication of catalogs: peers tell each other where theirs stand, and fetch what they lack from whoever has it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::comparing::{Comparison, Learned, ahead, answer_sums, news};
 use super::known::Known;
 use super::membership::{Around, Membership};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
-use crate::base::limits::{CATALOG_PART, CATALOGS_UNDER_WAY, MAX_VERSIONS};
+use crate::base::limits::{CATALOG_PART, CATALOGS_UNDER_WAY};
 use crate::base::quiet::may_log;
 use crate::catalog::copy::CatalogCopy;
 use crate::catalog::signed::CatalogError;
-use crate::catalog::sums::{BucketSet, SumTable};
 use crate::net::link::{LinkError, PeerLink};
 use crate::vault::store::write_in_place;
-use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion, MemberRecord, Request, Response, Sums};
+use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion, Request, Response};
 
 const PURPOSE: &str = "catalog";
 /// Catalogs of nodes that were not seen for 30 days are dropped.
@@ -35,11 +34,9 @@ const PART: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// ...and this much more for each part: 64 KiB/s.
 const PATIENCE_PER_PART: Duration = Duration::from_millis((CATALOG_PART / 64) as u64 * 1000 / 1024);
-/// Nodes about which one message of an exchange tells, more or less.
-const AT_A_TIME: usize = 8192;
 /// Versions are exchanged anew with one peer each time that so many seconds have passed, drawn at random between these two:
 /// a notice that was lost, or not acted upon, heals.
-const EXCHANGE_EVERY: (u64, u64) = (20, 40);
+pub(super) const EXCHANGE_EVERY: (u64, u64) = (20, 40);
 /// For the answer to that.
 const EXCHANGE: Duration = Duration::from_secs(15);
 
@@ -64,10 +61,6 @@ enum CatchUpError {
     Room,
 }
 
-fn alive(records: &[MemberRecord]) -> SumTable {
-    records.iter().filter(|record| !record.down).copied().collect()
-}
-
 /// One answer, for as long as the peer brings anything.
 async fn ask(link: &Arc<dyn PeerLink>, request: CatalogRequest) -> Result<CatalogAnswer, CatchUpError> {
     let began = Instant::now();
@@ -90,34 +83,22 @@ impl Membership {
     pub fn answer(self: &Arc<Self>, link: &Arc<dyn PeerLink>, request: &Request) -> Option<Response> {
         match request {
             Request::Sums(theirs) => {
-                let catalogs = self.book.lock().sums().answer(theirs.catalogs);
                 let records = self.member_records();
-                // Who does not gossip has nothing to add.
-                let members = if records.is_empty() { Vec::new() } else { alive(&records).answer(theirs.members) };
+                let (catalogs, members) = answer_sums(self.book.lock().sums(), &records, *theirs);
                 if catalogs.is_empty() {
                     self.heard_all(link);
                 }
                 Some(Response::Sums { catalogs, members })
             }
             Request::Versions { buckets, versions } => {
-                let ahead = self.ahead((*buckets).into(), versions);
+                let ours = self.book.lock().versions();
+                let ahead = ahead(ours, (*buckets).into(), versions);
                 self.heard_versions(link, versions);
                 self.heard_all(link);
                 Some(Response::Versions(ahead))
             }
             Request::Members { buckets, members } => {
-                let buckets = BucketSet::from(*buckets);
-                let theirs: HashMap<NodeId, u32> =
-                    members.iter().map(|member| (member.node, member.generation)).collect();
-                let mut ours = self.member_records();
-                // The dead are told of where the asker believes them alive, and nowhere else: all would remember them for ever,
-                // one from the other.
-                ours.retain(|ours| {
-                    let believed = theirs.get(&ours.node);
-                    let news = if ours.down { believed.is_some() } else { believed != Some(&ours.generation) };
-                    buckets.has(&ours.node) && news
-                });
-                ours.truncate(MAX_VERSIONS);
+                let ours = news(self.member_records(), (*buckets).into(), members);
                 self.learn_members(members);
                 Some(Response::Members(ours))
             }
@@ -161,16 +142,6 @@ impl Membership {
         }
     }
 
-    /// Our catalogs of the nodes in these buckets that are ahead of `theirs`.
-    fn ahead(&self, buckets: BucketSet, theirs: &[CatalogVersion]) -> Vec<CatalogVersion> {
-        let theirs: HashMap<NodeId, (u64, u64)> =
-            theirs.iter().map(|told| (told.node, (told.epoch, told.version))).collect();
-        let mut ours = self.book.lock().versions();
-        ours.retain(|ours| buckets.has(&ours.node) && theirs.get(&ours.node) < Some(&(ours.epoch, ours.version)));
-        ours.truncate(MAX_VERSIONS);
-        ours
-    }
-
     /// Finds out, together with a peer, in what its knowledge and ours differ: of catalogs, and of who is alive.
     pub(super) async fn exchange(self: &Arc<Self>, link: &Arc<dyn PeerLink>) {
         match tokio::time::timeout(EXCHANGE, self.exchange_all(link)).await {
@@ -183,30 +154,14 @@ impl Membership {
 
     async fn exchange_all(self: &Arc<Self>, link: &Arc<dyn PeerLink>) -> Result<(), CatchUpError> {
         let table = self.book.lock().sums().clone();
-        let mut records = self.member_records();
-        records.retain(|record| !record.down);
-        let members = alive(&records);
-        let sums = Sums { catalogs: table.total(), members: members.total() };
-        let answer = link.request(Request::Sums(sums)).await?;
-        let Response::Sums { catalogs: theirs, members: their_members } = answer else {
-            return Err(CatchUpError::Answer);
-        };
-        let versions = self.book.lock().versions();
-        let mut differ = table.differ(&theirs).ok_or(CatchUpError::Answer)?;
-        while !differ.is_empty() {
-            let buckets = differ.take_some(versions.iter().map(|version| &version.node), AT_A_TIME);
-            let mine = versions.iter().filter(|version| buckets.has(&version.node)).copied().collect();
-            let answer = link.request(Request::Versions { buckets: buckets.into(), versions: mine }).await?;
-            let Response::Versions(theirs) = answer else { return Err(CatchUpError::Answer) };
-            self.heard_versions(link, &theirs);
-        }
-        let mut differ = members.differ(&their_members).ok_or(CatchUpError::Answer)?;
-        while !differ.is_empty() && !records.is_empty() {
-            let buckets = differ.take_some(records.iter().map(|record| &record.node), AT_A_TIME);
-            let mine = records.iter().filter(|record| buckets.has(&record.node)).copied().collect();
-            let answer = link.request(Request::Members { buckets: buckets.into(), members: mine }).await?;
-            let Response::Members(theirs) = answer else { return Err(CatchUpError::Answer) };
-            self.learn_members(&theirs);
+        let mut comparison = Comparison::new(table, self.member_records());
+        while let Some(request) = comparison.request(|| self.book.lock().versions()) {
+            let answer = link.request(request).await?;
+            match comparison.take(answer).map_err(|_| CatchUpError::Answer)? {
+                Learned::Sums => {}
+                Learned::Versions(theirs) => self.heard_versions(link, &theirs),
+                Learned::Members(theirs) => self.learn_members(&theirs),
+            }
         }
         Ok(())
     }

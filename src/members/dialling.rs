@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::known::{Found, Known, Wanted, is_nobody};
 use super::membership::{Around, Membership};
 use super::neighbours::neighbours;
-use super::roster::Ending;
+use super::roster::{Ending, Roster};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
 use crate::net::dial::{DialError, dial};
@@ -21,15 +21,28 @@ const PURPOSE: &str = "known peers";
 /// Dials at once: a node that comes back to a network of thousands must not open all sessions in one moment.
 pub(super) const AT_ONCE: usize = 64;
 /// Between two looks at who is due, at least.
-const GATHER: Duration = Duration::from_millis(5);
+pub(super) const GATHER: Duration = Duration::from_millis(5);
 /// Between two looks for sessions that nobody needs.
-const SWEEP: Duration = Duration::from_secs(10);
+pub(super) const SWEEP: Duration = Duration::from_secs(10);
 /// A session that nobody needs is closed after so long.
-const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// For how long a session is tried to be had after somebody needed it.
 const DEMAND: Duration = Duration::from_secs(30);
 /// For saying that a session ends.
-const LAST_WORD: Duration = Duration::from_millis(200);
+pub(super) const LAST_WORD: Duration = Duration::from_millis(200);
+
+/// How much a session with `node` is wanted by who has this roster, and `needs` one or does not. Pure.
+pub(super) fn wanted(node: &NodeId, roster: &Roster, needs: bool) -> Wanted {
+    if roster.has(node) {
+        Wanted::No
+    } else if needs || is_nobody(node) {
+        Wanted::Now
+    } else if roster.is_live(node) {
+        Wanted::No
+    } else {
+        Wanted::Slowly
+    }
+}
 
 impl Membership {
     pub(super) async fn dial_loop(self: Arc<Self>) {
@@ -62,15 +75,10 @@ impl Membership {
             let mut known = self.known.lock();
             let alone = roster.live_count() == 0;
             let wanted = |node: &NodeId| {
-                if *node == own || roster.has(node) {
-                    Wanted::No
-                } else if alone || is_nobody(node) || neighbours.contains(node) || demand.contains_key(node) {
-                    Wanted::Now
-                } else if roster.is_live(node) {
-                    Wanted::No
-                } else {
-                    Wanted::Slowly
+                if *node == own {
+                    return Wanted::No;
                 }
+                wanted(node, &roster, alone || neighbours.contains(node) || demand.contains_key(node))
             };
             let due = known.due(now, wanted);
             (due, known.next(wanted))

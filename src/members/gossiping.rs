@@ -9,19 +9,23 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::gossip::swim::{Event, Swim};
-use super::known::{Found, is_nobody};
+use super::known::{Found, Known, is_nobody};
 use super::membership::Membership;
+use super::roster::Roster;
 use crate::base::clock::Timestamp;
 use crate::base::ids::NodeId;
 use crate::net::link::{PeerAddr, PeerLink};
 use crate::vault::datagram::DatagramSealer;
 use crate::vault::network::Network;
-use crate::wire::message::MemberRecord;
+use crate::wire::message::{MemberRecord, Request};
 
 /// Between two tries to find those again who are not live...
-const CALL: Duration = Duration::from_secs(3);
+pub(super) const CALL: Duration = Duration::from_secs(3);
 /// ...so many at a time.
-const CALLED: usize = 2;
+pub(super) const CALLED: usize = 2;
+/// Where gossip says that a peer is dead, its session is asked for a sign of life, and closed after so long without one: on a
+/// machine that lost its power nobody ends sessions, and their own time-out is longer than anybody should wait.
+pub(super) const DOUBT: Duration = Duration::from_secs(3);
 /// Without a timer that is due: it is looked at all the same.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
@@ -47,6 +51,48 @@ fn own_ip_toward(peer: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(peer).ok()?;
     Some(socket.local_addr().ok()?.ip())
+}
+
+/// What gossip noticed, as this node, `own`, takes it in; true if somebody lives or is dead because of that. Pure.
+pub(super) fn take_in(
+    events: &[Event],
+    own: NodeId,
+    roster: &mut Roster,
+    known: &mut Known,
+    wall: Timestamp,
+    now: Instant,
+) -> bool {
+    let mut changed = false;
+    for event in events {
+        changed |= match *event {
+            Event::Up(node, addr) if node != own => {
+                known.hear(node, &[addr], Found::Gossip, now);
+                roster.gossiped(node, true, now)
+            }
+            Event::Anew(node, addr) if node != own => {
+                known.hear(node, &[addr], Found::Gossip, now);
+                roster.trust(node, now)
+            }
+            Event::Down(node) => {
+                if roster.is_live(&node) {
+                    // Until a moment ago, that is.
+                    known.seen(node, wall);
+                }
+                roster.gossiped(node, false, now)
+            }
+            Event::Up(..) | Event::Anew(..) | Event::Twin => false,
+        };
+    }
+    changed
+}
+
+/// Sessions with those who are said to be dead.
+pub(super) fn doubted(events: &[Event], roster: &Roster) -> Vec<Arc<dyn PeerLink>> {
+    let dead = events.iter().filter_map(|event| match event {
+        Event::Down(node) => roster.link(node).cloned(),
+        Event::Up(..) | Event::Anew(..) | Event::Twin => None,
+    });
+    dead.collect()
 }
 
 impl Gossip {
@@ -171,35 +217,23 @@ impl Membership {
     }
 
     fn gossip_events(&self, events: &[Event]) {
-        let (now, own) = (Instant::now(), self.around.identity.node);
-        let mut changed = false;
-        {
+        let (changed, doubted) = {
             let mut roster = self.roster.lock();
             let mut known = self.known.lock();
-            for event in events {
-                changed |= match *event {
-                    Event::Up(node, addr) if node != own => {
-                        known.hear(node, &[addr], Found::Gossip, now);
-                        roster.gossiped(node, true, now)
-                    }
-                    Event::Anew(node, addr) if node != own => {
-                        known.hear(node, &[addr], Found::Gossip, now);
-                        roster.trust(node, now)
-                    }
-                    Event::Down(node) => {
-                        if roster.is_live(&node) {
-                            // Until a moment ago, that is.
-                            known.seen(node, Timestamp::now());
-                        }
-                        roster.gossiped(node, false, now)
-                    }
-                    Event::Up(..) | Event::Anew(..) => false,
-                    Event::Twin => {
-                        super::publishing::in_use();
-                        false
-                    }
-                };
-            }
+            let (wall, now) = (Timestamp::now(), Instant::now());
+            let changed = take_in(events, self.around.identity.node, &mut roster, &mut known, wall, now);
+            (changed, doubted(events, &roster))
+        };
+        if events.contains(&Event::Twin) {
+            super::publishing::in_use();
+        }
+        for link in doubted {
+            tokio::spawn(async move {
+                let sign = tokio::time::timeout(DOUBT, link.request(Request::Ping)).await;
+                if !matches!(sign, Ok(Ok(_))) {
+                    link.close();
+                }
+            });
         }
         if changed {
             self.view_now.notify_one();

@@ -1,6 +1,7 @@
 //! Who is alive, what they offer, and the view that comes of it.
 
 mod catalogs;
+mod comparing;
 mod dialling;
 mod fetching;
 pub mod gossip;
@@ -14,5 +15,7 @@ mod pair;
 pub mod pending;
 mod publishing;
 pub mod roster;
+#[cfg(test)]
+mod sim;
 mod trackers;
 mod viewing;

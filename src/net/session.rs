@@ -26,7 +26,7 @@ use super::outbox::{Held, Outbox, Outgoing};
 use super::serving::Serving;
 use crate::base::chunks::{CHUNK, GROUP_CHUNKS, group_count};
 use crate::base::ids::{ContentId, NetworkId, NodeId};
-use crate::base::limits::{CATALOG_PART, KEEPALIVE, MAX_ASKED, MAX_FRAME, SESSION_TIMEOUT};
+use crate::base::limits::{CATALOG_PART, KEEPALIVE, MAX_ASKED, MAX_FRAME, OWN_PING, SESSION_TIMEOUT};
 use crate::wire::compress;
 use crate::wire::frame::{Assembler, FLAG_SNAPPY, Frame, FrameError, HEADER, Header, Kind, MAX_PART};
 use crate::wire::message::{Notice, Request, Response};
@@ -43,8 +43,6 @@ const WRITE: usize = 512 * 1024;
 /// What one read takes from the socket at most.
 const READ: usize = 512 * 1024;
 const TAG: usize = 16;
-/// A session that nobody uses is pinged by each side at least this often.
-const OWN_PING: Duration = Duration::from_secs(25);
 /// Bytes that the kernel takes beyond what is on its way: one write, so that it always has something to send.
 const UNSENT: u32 = 512 * 1024;
 

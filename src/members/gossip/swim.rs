@@ -34,6 +34,8 @@ const SUSPICION: Duration = Duration::from_secs(4);
 const REMEMBER: Duration = Duration::from_secs(2 * 3600);
 /// While there is news: so often, to so many.
 const NEWS: (Duration, NonZeroUsize) = (Duration::from_millis(250), NonZeroUsize::new(3).unwrap());
+/// News that comes is told on at once, unless there was some a moment ago: where much happens, it is told together.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// One member is asked for others it knows, whatever happens.
 const FEED: Duration = Duration::from_secs(30);
 /// A life that outlives what others know of this node begins this seldom...
@@ -132,6 +134,8 @@ pub struct Swim {
     outlived: Option<Instant>,
     /// For how many members what is new is told on.
     told_for: usize,
+    /// When news was last told on at once.
+    told: Option<Instant>,
 }
 
 /// `foca` owns its codec; this node sets its clock and where a message came from.
@@ -198,7 +202,7 @@ impl Swim {
         let foca = Foca::new(life, config(1), StdRng::from_seed(seed), letters.clone());
         let effects =
             Effects { directory, now, timers: BinaryHeap::new(), number: 0, letters: Vec::new(), events: Vec::new() };
-        Some(Self { foca, effects, letters, own, own_number: life.number, outlived: None, told_for: 1 })
+        Some(Self { foca, effects, letters, own, own_number: life.number, outlived: None, told_for: 1, told: None })
     }
 
     /// A message came. One that makes no sense, or that was meant for somebody else, changes nothing.
@@ -211,6 +215,7 @@ impl Swim {
         if let Err(error) = self.foca.handle_data(letter, &mut self.effects) {
             tracing::trace!(%error, "a gossip message of no use");
         }
+        self.tell_at_once(now);
         self.after();
     }
 
@@ -229,6 +234,15 @@ impl Swim {
         self.after();
     }
 
+    /// What came as news is told on without waiting for the next time that news are told.
+    fn tell_at_once(&mut self, now: Instant) {
+        let news = !self.effects.events.is_empty();
+        if news && self.told.is_none_or(|told| now >= told + AT_ONCE) {
+            self.told = Some(now);
+            let _ = self.foca.gossip(&mut self.effects);
+        }
+    }
+
     fn after(&mut self) {
         let (seen, sender) = {
             let mut letters = self.letters.0.lock();
@@ -244,7 +258,7 @@ impl Swim {
                 self.outlived = Some(now);
                 self.become_life(Life { generation: seen.saturating_add(1), ..life });
                 // Whoever said so is told first: others may not be known.
-                if let Some(sender) = sender {
+                if let Some(sender) = sender.filter(|sender| sender.number != life.number) {
                     let _ = self.foca.announce(sender, &mut self.effects);
                 }
                 if since.is_some_and(|since| since < TWIN) {
