@@ -170,8 +170,7 @@ async fn call_neighbours(member: Arc<Member>, crowd: Arc<Vec<NodeId>>, identity:
             }
             let Some(record) = live.iter().find(|record| record.node == node) else { continue };
             let door = Arc::new(Door(Arc::clone(&member)));
-            if let Ok(link) =
-                dial(PeerAddr::Tcp(record.addr), &identity, &member.crowd.access, Some(node), door).await
+            if let Ok(link) = dial(PeerAddr::Tcp(record.addr), &identity, &member.crowd.access, Some(node), door).await
             {
                 member.links.lock().insert(node, link);
             }
@@ -187,11 +186,8 @@ async fn main() -> Result<(), Failure> {
     };
     let network = invite::read(std::fs::read_to_string(invite_file)?.trim())?;
     let (first, nodes, entries): (Ipv4Addr, usize, usize) = (first.parse()?, nodes.parse()?, entries.parse()?);
-    let access = Access {
-        network: network.id(),
-        psk: network.member_psk().ok_or("only a tracker's key")?,
-        kind: Kind::Member,
-    };
+    let access =
+        Access { network: network.id(), psk: network.member_psk().ok_or("only a tracker's key")?, kind: Kind::Member };
     let sealer = DatagramSealer::new(&network.gossip_key().ok_or("only a tracker's key")?);
     let book = CatalogBook::new(network.id(), NodeId([0; 32]));
     let crowd = Arc::new(Crowd { book: Mutex::new(book), access: access.clone(), sealer });

@@ -110,6 +110,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         linger: std::time::Duration::from_secs(60),
         peers: Vec::new(),
 
+        remember: true,
         mesh: 16,
         datagrams: None,
         whole: Box::new(|_| false),

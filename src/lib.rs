@@ -16,5 +16,6 @@ pub mod reader;
 pub mod fs;
 pub mod fuse;
 pub mod control;
+pub mod web;
 pub mod node;
 pub mod cli;

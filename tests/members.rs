@@ -163,7 +163,7 @@ fn a_network_that_falls_apart_works_in_both_halves_and_is_one_again_when_it_can(
             node.settings(&format!("node.peers = [\"{}\"]\nmount.linger = \"3s\"\n", spaces.addr(0)));
             node.start();
             let dir = network.path(format!("shares/{number}"));
-            text_file(&dir.join(format!("{number}.txt")), &format!("of {number}"));
+            text_file(&dir.join(format!("{number}.txt")), format!("of {number}"));
             text_file(&dir.join(format!("withdrawn-{number}.txt")), "soon gone");
             node.share(&dir);
             node
@@ -187,7 +187,7 @@ fn a_network_that_falls_apart_works_in_both_halves_and_is_one_again_when_it_can(
         for number in half(odd) {
             let dir = network.path(format!("shares/{number}"));
             fs::remove_file(dir.join(format!("withdrawn-{number}.txt"))).unwrap();
-            text_file(&dir.join(format!("new-{number}.txt")), &format!("new of {number}"));
+            text_file(&dir.join(format!("new-{number}.txt")), format!("new of {number}"));
             of_half.extend([file(number), format!("new-{number}.txt")]);
         }
         let nodes: Vec<&Node> = half(odd).map(|number| &nodes[number]).collect();
@@ -222,7 +222,7 @@ fn a_large_network_has_few_sessions_and_calls_whom_it_needs() {
     let nodes: Vec<Node> = (0..count)
         .map(|number| {
             let dir = network.path(format!("shares/{number}"));
-            text_file(&dir.join(format!("{number}.txt")), &format!("of {number}"));
+            text_file(&dir.join(format!("{number}.txt")), format!("of {number}"));
             random_file(&dir.join(format!("{number}.bin")), 2 * MIB, &number.to_string());
             let mut node = network.member(&format!("n{number}"));
             // As if this were a large one.
@@ -284,4 +284,44 @@ fn nodes_on_one_lan_find_each_other_by_themselves_and_strangers_stay_strangers()
     assert_eq!(stranger.status().networks[0].peers, 0);
     let log = fs::read_to_string(&stranger.log).unwrap();
     assert!(!log.contains("connected"), "{log}");
+}
+
+#[test]
+fn a_daemon_has_figures_that_prometheus_takes() {
+    let network = Network::new();
+    let share = network.path("share");
+    text_file(&share.join("a.txt"), "text");
+    let _source = network.source("source", &share);
+    let mut node = network.member("node");
+    let addr = common::network::free_port(network.ip);
+    node.settings(&format!("node.metrics = \"{addr}\"\n"));
+    node.start();
+    node.sees("a.txt", 1);
+    let get = || {
+        let mut stream = std::net::TcpStream::connect(addr).unwrap();
+        std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        std::io::read_to_string(stream).unwrap()
+    };
+    let answer = get();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("text/plain; version=0.0.4"), "{answer}");
+    for line in [
+        "flashget_peers{network=\"lab\"} 1",
+        "flashget_sessions{network=\"lab\"} 1",
+        "flashget_files{network=\"lab\"} 1",
+        "flashget_peers_found{network=\"lab\",by=\"tracker\"} 1",
+        "# TYPE flashget_cache_loads_total counter",
+    ] {
+        assert!(answer.lines().any(|found| found == line), "{line}: {answer}");
+    }
+    assert!(
+        answer.contains(&format!(
+            "flashget_tracker_reachable{{network=\"lab\",tracker=\"{}\"}} 1",
+            network.tracker_addr()
+        ))
+    );
+    // What two nodes know sums up to the same.
+    let sums: Vec<String> =
+        [&_source, &node].iter().map(|node| node.status().networks[0].catalog_sum.clone()).collect();
+    assert_eq!(sums[0], sums[1]);
 }

@@ -21,6 +21,13 @@ pub const MAX_FRAME: usize = 4 * 1024 * 1024;
 pub const CATALOG_PART: usize = 1024 * 1024;
 /// Entries in one node's catalog: what one share can sensibly publish; a hostile peer can't fill memory beyond it.
 pub const MAX_CATALOG_ENTRIES: usize = 4_000_000;
+/// Catalogs of one network that are kept: as many as nodes that one membership can sensibly have.
+pub const MAX_CATALOGS: usize = 100_000;
+/// Bytes of all catalogs of one network that are kept, about 10 million entries: what a member publishes under made-up nodes
+/// ends there.
+pub const MAX_CATALOG_BYTES: usize = 1 << 30;
+/// Bytes of catalogs that are being fetched in parts at one time, and so are in memory unverified.
+pub const CATALOGS_UNDER_WAY: usize = 256 << 20;
 /// Versions of catalogs in one message: about 54 bytes each, so that they fit a catalog's part. More go in several notices;
 /// where one answer is expected, some of them go, others the next time.
 pub const MAX_VERSIONS: usize = 16_384;

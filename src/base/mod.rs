@@ -7,6 +7,7 @@ pub mod escape;
 pub mod ids;
 pub mod limits;
 pub mod memory;
+pub mod metrics;
 pub mod names;
 pub mod places;
 pub mod pool;

@@ -9,7 +9,7 @@ use super::copy::CatalogCopy;
 use super::signed::{CatalogError, MAX_BODY, SnapshotHead};
 use super::sums::SumTable;
 use crate::base::ids::{NetworkId, NodeId};
-use crate::base::limits::CATALOG_PART;
+use crate::base::limits::{CATALOG_PART, MAX_CATALOG_BYTES, MAX_CATALOGS};
 use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion};
 
 /// Answers that one catch-up takes: four times those of the largest catalog in parts.
@@ -24,6 +24,8 @@ pub struct CatalogBook {
     own: NodeId,
     copies: BTreeMap<NodeId, Arc<CatalogCopy>>,
     sums: SumTable,
+    /// Of all of them.
+    bytes: usize,
 }
 
 /// Fetching one node's catalog from one peer, step by step.
@@ -59,7 +61,7 @@ struct Partial {
 impl CatalogBook {
     /// Nothing known yet. `own`: this node, whose catalog only it may change.
     pub fn new(network: NetworkId, own: NodeId) -> Self {
-        Self { network, own, copies: BTreeMap::new(), sums: SumTable::default() }
+        Self { network, own, copies: BTreeMap::new(), sums: SumTable::default(), bytes: 0 }
     }
 
     /// Puts another node's catalog in, if it is newer than what is there. This node's own is refused: it comes from itself
@@ -80,12 +82,27 @@ impl CatalogBook {
             (new.epoch, new.version) > (old.epoch, old.version)
         });
         if newer {
+            self.bytes += copy.kept();
             if let Some(old) = self.copies.insert(copy.node(), copy) {
                 self.sums.toggle_version(&old.version());
+                self.bytes -= old.kept();
             }
             self.sums.toggle_version(&new);
         }
         newer
+    }
+
+    /// True if there is room for a catalog of `node` with so many bytes, beside those of others that stay: a member that makes up
+    /// nodes without end can't fill memory.
+    pub fn has_room_for(&self, node: NodeId, bytes: usize) -> bool {
+        let old = self.copies.get(&node).map_or(0, |old| old.kept());
+        let nodes = self.copies.len() < MAX_CATALOGS || self.copies.contains_key(&node);
+        nodes && (self.bytes - old).saturating_add(bytes) <= MAX_CATALOG_BYTES
+    }
+
+    /// Bytes that all of them take.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Where all of them stand, summed up.
@@ -156,6 +173,11 @@ impl CatchUp {
         let have = self.copy.as_ref().map(|copy| copy.place());
         let part = self.partial.as_ref().map(|partial| (partial.place.0, partial.place.1, partial.next));
         CatalogRequest { node: self.node, have, part }
+    }
+
+    /// Bytes of the snapshot that is coming in parts; 0 if none is.
+    pub fn expects(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.len)
     }
 
     /// Answers so far.

@@ -10,6 +10,9 @@ use crate::base::names::common_bytes;
 pub struct Growing<'a> {
     nodes: Vec<Node>,
     renamed: Vec<(TreeIndex, Box<[u8]>)>,
+    files: usize,
+    /// Of all files.
+    size: u64,
     /// The path of the last file.
     last: &'a [u8],
     /// The folders from the root down to where it went, with the ends of their paths.
@@ -21,6 +24,8 @@ pub struct Grown {
     pub(super) nodes: Vec<Node>,
     pub(super) children: Vec<TreeIndex>,
     pub(super) renamed: Vec<(TreeIndex, Box<[u8]>)>,
+    pub(super) files: usize,
+    pub(super) size: u64,
 }
 
 /// More entries than this are not shown: a path can't add as many as are left then.
@@ -29,17 +34,26 @@ const MAX_NODES: usize = u32::MAX as usize - 2 * MAX_PATH_DEPTH;
 impl Default for Growing<'_> {
     /// Nothing but the root.
     fn default() -> Self {
-        Self { nodes: vec![Node::folder(TREE_ROOT, 0)], renamed: Vec::new(), last: b"", open: Vec::new() }
+        Self {
+            nodes: vec![Node::folder(TREE_ROOT, 0)],
+            renamed: Vec::new(),
+            files: 0,
+            size: 0,
+            last: b"",
+            open: Vec::new(),
+        }
     }
 }
 
 impl<'a> Growing<'a> {
-    /// Adds a file: its claims, and its name if that is not the one in `path`. Paths come in their order, and none is
+    /// Adds a file: its claims, how large it is, and its name if that is not the one in `path`. Paths come in their order, and none is
     /// another's folder.
-    pub fn add(&mut self, path: &'a [u8], name: Option<&[u8]>, claims: Range<usize>, state: FileState) {
+    pub fn add(&mut self, path: &'a [u8], name: Option<&[u8]>, claims: Range<usize>, size: u64, state: FileState) {
         if self.nodes.len() > MAX_NODES {
             return;
         }
+        self.files += 1;
+        self.size = self.size.saturating_add(size);
         let common = common_bytes(self.last, path);
         let still = self.open.iter().take_while(|(_, end)| *end <= common && path.get(*end) == Some(&b'/')).count();
         self.open.truncate(still);
@@ -67,7 +81,7 @@ impl<'a> Growing<'a> {
 
     /// All files are there.
     pub fn done(self) -> Grown {
-        let Self { mut nodes, mut renamed, .. } = self;
+        let Self { mut nodes, mut renamed, files, size, .. } = self;
         nodes.shrink_to_fit();
         renamed.shrink_to_fit();
         let mut children = vec![TREE_ROOT; nodes.len() - 1];
@@ -84,6 +98,6 @@ impl<'a> Growing<'a> {
             children[(parent.first + parent.count) as usize] = TreeIndex::at(index as u32);
             parent.count += 1;
         }
-        Grown { nodes, children, renamed }
+        Grown { nodes, children, renamed, files, size }
     }
 }

@@ -53,15 +53,15 @@ pub fn merge(old: &ViewTree, parties: Vec<Party>, whole: &dyn Fn(&ContentId) -> 
         let folder_beats = is_below(path, next_path);
         for (rank, range) in contents.drain(..).enumerate() {
             let Some(state) = shown(&claims, &range, whole) else { continue };
+            let Some(content) = claims.content(range.start as u32) else { continue };
             if rank == 0 && !folder_beats {
-                tree.add(path, None, range, state);
+                tree.add(path, None, range, content.size, state);
                 continue;
             }
-            let Some(content) = claims.content(range.start as u32) else { continue };
             let Some(new) = suffixed(path, &content, |path| is_free(&claims, path)) else { continue };
             // Two that differ in their size alone would have one name: the first has it.
             if renamed.insert(new.clone()) {
-                tree.add(path, Some(new.file_name()), range, state);
+                tree.add(path, Some(new.file_name()), range, content.size, state);
             }
         }
     }

@@ -14,8 +14,8 @@ use crate::vault::store::verify;
 
 const SNAPSHOT: &[u8] = b"flashget 2026-11 catalog snapshot";
 const DELTA: &[u8] = b"flashget 2026-11 catalog delta";
-/// Bytes of one catalog's body: 4 million entries of 128 bytes.
-pub const MAX_BODY: usize = 512 << 20;
+/// Bytes of one catalog's body: about 3 million entries.
+pub const MAX_BODY: usize = 256 << 20;
 
 /// The chain value of a catalog's first version.
 pub const CHAIN_START: [u8; 32] = [0; 32];

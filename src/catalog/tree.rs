@@ -175,6 +175,8 @@ pub struct ViewTree {
     children: Vec<TreeIndex>,
     /// Names of files that had to take another one; sorted by their places.
     renamed: Vec<(TreeIndex, Box<[u8]>)>,
+    file_count: usize,
+    file_bytes: u64,
 }
 
 impl Default for ViewTree {
@@ -186,8 +188,8 @@ impl Default for ViewTree {
 impl ViewTree {
     /// Of claims, and the tree that was grown from them.
     pub fn new(claims: Claims, grown: Grown) -> Self {
-        let Grown { nodes, children, renamed } = grown;
-        let mut tree = Self { claims, nodes, children, renamed };
+        let Grown { nodes, children, renamed, files, size } = grown;
+        let mut tree = Self { claims, nodes, children, renamed, file_count: files, file_bytes: size };
         let mut disordered: Vec<TreeIndex> = tree.renamed.iter().map(|(index, _)| tree.parent(*index)).collect();
         disordered.sort_unstable();
         disordered.dedup();
@@ -321,6 +323,16 @@ impl ViewTree {
             }
             None
         })
+    }
+
+    /// How many files there are.
+    pub fn file_count(&self) -> usize {
+        self.file_count
+    }
+
+    /// Bytes of all files, as they claim.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
     }
 
     /// Number of entries, the root included.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::tracker::store::StoreAt;
+
 /// Mounts one folder that holds everything a network's live peers share.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "flashget", version, propagate_version = true, after_help = AFTER)]
@@ -363,15 +365,60 @@ pub struct DaemonArgs {
 
 /// `flashget tracker`
 #[derive(clap::Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct TrackerArgs {
+    /// What else to do with a tracker.
+    #[command(subcommand)]
+    pub command: Option<TrackerCommand>,
     /// Where nodes ping
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7440")]
     pub listen: SocketAddr,
-    /// Where to keep the list of active nodes: memory
-    #[arg(long, value_name = "STORE", default_value = "memory")]
-    pub store: String,
+    /// Where to keep the list of active nodes: memory, or etcd://HOST[:PORT],... so that several trackers share it
+    #[arg(long, value_name = "STORE", default_value = "memory", value_parser = StoreAt::parse)]
+    pub store: StoreAt,
+    /// Talk to etcd over TLS, and believe certificates of this authority (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub etcd_ca: Option<PathBuf>,
+    /// This tracker's certificate for etcd (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["etcd_key", "etcd_ca"])]
+    pub etcd_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    pub etcd_key: Option<PathBuf>,
+    /// The user that this tracker is to etcd
+    #[arg(long, value_name = "NAME", requires = "etcd_password_file")]
+    pub etcd_user: Option<String>,
+    /// That user's password: this file's first line
+    #[arg(long, value_name = "FILE", requires = "etcd_user")]
+    pub etcd_password_file: Option<PathBuf>,
+    /// Sessions at once: one for each node
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_sessions: u64,
+    /// Sessions at once from one address (of IPv6: from one /64), which may stand for all nodes behind it
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_per_address: u64,
+    /// Serve figures for Prometheus at http://ADDR:PORT/metrics; a port alone is one of 127.0.0.1
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = metrics_addr)]
+    pub metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// `flashget tracker ...`
+#[derive(Subcommand, Clone, Debug)]
+pub enum TrackerCommand {
+    /// Show how this home's tracker is
+    Status {
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+fn metrics_addr(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok(([127, 0, 0, 1], port).into()),
+        Err(_) => text.parse().map_err(|_| "expected ADDR:PORT, or a port".into()),
+    }
 }
 
 /// `flashget mount`

@@ -1,18 +1,16 @@
-//! `daemon` and `tracker`: processes that run until they are told to end.
+//! `daemon`: a process that runs until it is told to end.
 
 use std::io::Write;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use super::args::{DaemonArgs, TrackerArgs};
+use super::args::DaemonArgs;
 use super::ending::{Signals, end_in_time, raise_descriptors};
-use super::show::plural;
 use super::unlock::unlock;
 use super::{Context, log, systemd};
 use crate::base::memory::give_back_large;
 use crate::control::{ControlError, ErrorCode};
-use crate::node::tracker::Tracker;
 use crate::node::{Node, NodeConfig};
 use crate::settings::file::Settings;
 use crate::settings::units::{Size, Span, parse_duration, parse_size};
@@ -22,11 +20,11 @@ pub const READY: &str = "ready";
 /// How long those who asked something may still wait for their answers when the daemon ends.
 const ANSWERS: Duration = Duration::from_secs(2);
 /// How long the process waits for blocking work when all else has ended.
-const STUCK: Duration = Duration::from_secs(2);
+pub(super) const STUCK: Duration = Duration::from_secs(2);
 /// Threads that wait for the disk or hash; more would only queue in the kernel.
 const BLOCKING_THREADS: usize = 64;
 
-fn runtime() -> Result<Runtime, ControlError> {
+pub(super) fn runtime() -> Result<Runtime, ControlError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -130,38 +128,9 @@ fn say_ready() -> Result<(), ControlError> {
 }
 
 /// Tells systemd, and whoever reads stderr.
-fn say_up(up: &str, silent: bool) {
+pub(super) fn say_up(up: &str, silent: bool) {
     systemd::ready(up);
     if !silent {
         eprintln!("flashget: {up}");
     }
-}
-
-/// `flashget tracker`
-pub fn run_tracker(context: &Context, args: &TrackerArgs) -> Result<(), ControlError> {
-    if args.store != "memory" {
-        return Err(ControlError::invalid(format!("'{}' is not a store of this build: use memory", args.store)));
-    }
-    let settings = context.settings()?;
-    log::start(&args.log, &settings.log)?;
-    raise_descriptors();
-    let unlock = unlock(context)?;
-    let runtime = runtime()?;
-    let ended = runtime.block_on(async {
-        let tracker = Tracker::start(context.home.clone(), unlock, args.listen).await?;
-        let mut signals = Signals::new().map_err(ControlError::failed)?;
-        let networks = plural(tracker.networks() as u64, "network");
-        let up = format!("tracker for {networks} listens on {}", tracker.listen_addr());
-        say_up(&up, log::is_json(&args.log, &settings.log));
-        tokio::select! {
-            () = signals.told() => {}
-            () = tracker.follow_vault() => {}
-        }
-        systemd::stopping();
-        end_in_time(signals);
-        Ok(())
-    });
-    // The vault may lie on a disk that is stuck.
-    runtime.shutdown_timeout(STUCK);
-    ended
 }

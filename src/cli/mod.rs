@@ -16,6 +16,7 @@ mod options;
 mod show;
 mod systemd;
 mod table;
+mod tracker;
 mod unlock;
 
 use std::io::Read;
@@ -66,7 +67,7 @@ fn carry_out(args: &Args) -> Result<(), ControlError> {
         Command::Network(command) => network(&context, command),
         Command::Share(command) => share(&context, command),
         Command::Daemon(daemon_args) => daemon::run_daemon(&context, daemon_args),
-        Command::Tracker(tracker_args) => daemon::run_tracker(&context, tracker_args),
+        Command::Tracker(tracker_args) => tracker::tracker(&context, tracker_args),
         Command::Mount(mount_args) => mount::mount(&context, mount_args),
         Command::Umount { dir, force } => mount::umount(&context, dir, *force),
         Command::Ls { path, recursive, network, output } => {

@@ -67,6 +67,7 @@ fn to_json(report: &Report) -> Result<Value, ControlError> {
         | Report::Network(_)
         | Report::Share(_)
         | Report::Mount(_)
+        | Report::Tracker(_)
         | Report::Entry(_) => match value {
             Value::Object(fields) => fields.into_values().next().unwrap_or(Value::Null),
             other => other,
@@ -99,6 +100,7 @@ pub fn text(report: &Report) -> String {
         Report::Cached(all) => super::caching::cached(all),
         Report::Kept(kept) => super::caching::kept(*kept),
         Report::Checked(checked) => super::caching::checked(*checked),
+        Report::Tracker(report) => super::tracker::show(report),
     }
 }
 

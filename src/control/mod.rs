@@ -8,6 +8,7 @@ pub mod report;
 pub mod secret;
 pub mod socket;
 pub mod text;
+pub mod tracking;
 
 use std::sync::Arc;
 

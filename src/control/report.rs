@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::text::PathText;
+use super::tracking::TrackerReport;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NodeId, Root};
 use crate::cache::CacheStats;
@@ -53,6 +54,8 @@ pub enum Report {
     Kept(KeptReport),
     /// What a check of the cache found.
     Checked(CheckedReport),
+    /// To `tracker`.
+    Tracker(Box<TrackerReport>),
 }
 
 /// One content in the cache.
@@ -236,6 +239,10 @@ pub struct NetworkReport {
     pub lag: LagReport,
     /// Nodes whose catalogs are known, this one included.
     pub nodes: usize,
+    /// Where all these catalogs stand, summed up: two nodes that tell the same know the same.
+    pub catalog_sum: String,
+    /// Epoch and version of this node's own catalog, if it has published anything.
+    pub own_version: Option<(u64, u64)>,
     /// Files in the view.
     pub files: u64,
     /// Their bytes.

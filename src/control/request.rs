@@ -11,6 +11,8 @@ use super::text::PathText;
 pub enum Request {
     /// How the daemon is.
     Status,
+    /// How the tracker is: asked on a tracker's socket, which knows nothing else.
+    Tracker,
     /// End the daemon: unmount everything and say goodbye.
     Stop,
     /// Make a network.

@@ -10,7 +10,7 @@ use super::known::Known;
 use super::membership::{Around, Membership};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
-use crate::base::limits::CATALOG_PART;
+use crate::base::limits::{CATALOG_PART, CATALOGS_UNDER_WAY};
 use crate::base::quiet::may_log;
 use crate::catalog::copy::CatalogCopy;
 use crate::catalog::signed::CatalogError;
@@ -21,8 +21,8 @@ use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion, Reques
 const PURPOSE: &str = "catalog";
 /// Catalogs of nodes that were not seen for 30 days are dropped.
 const FORGET: i64 = 30 * 24 * 3600;
-/// Catalogs of one network that are kept: as many as nodes that one membership can sensibly have.
-const MAX_CATALOGS: usize = 100_000;
+/// How long a large catalog waits until others have been fetched.
+const ROOM: Duration = Duration::from_secs(60);
 
 /// A peer that was asked for a part and brings nothing on its session for this long is asked no more...
 const SILENCE: Duration = Duration::from_secs(15);
@@ -57,6 +57,8 @@ enum CatchUpError {
     Answer,
     #[error("no answer in time")]
     Silent,
+    #[error("there is no room for it beside the others")]
+    Room,
 }
 
 /// One answer, for as long as the peer brings anything.
@@ -121,7 +123,7 @@ impl Membership {
             versions.iter().filter(|told| wanted.contains(&told.node)).copied().collect()
         };
         for told in wanted {
-            if self.fetching.lock().begin(link, told) {
+            if self.fetching.lock().begin(link, told, Instant::now().into_std()) {
                 let pending = self.pending.guard();
                 let fetch = Arc::clone(self).fetch(told.node, Arc::clone(link));
                 tokio::spawn(async move {
@@ -145,7 +147,7 @@ impl Membership {
         match tokio::time::timeout(EXCHANGE, self.exchange_all(link)).await {
             Ok(Ok(())) => self.heard_all(link),
             // Who does not answer is not worth a word: there is a next time.
-            Err(_) | Ok(Err(CatchUpError::Link(_) | CatchUpError::Silent)) => {}
+            Err(_) | Ok(Err(CatchUpError::Link(_) | CatchUpError::Silent | CatchUpError::Room)) => {}
             Ok(Err(_)) => link.close(),
         }
     }
@@ -175,6 +177,7 @@ impl Membership {
                 }
                 match error {
                     // Its owner's fault, or nobody's, and not the peer's.
+                    CatchUpError::Room => self.fetching.lock().has_no_room(node, Instant::now().into_std()),
                     CatchUpError::Catalog(CatalogError::Chain | CatalogError::Endless)
                     | CatchUpError::Link(_)
                     | CatchUpError::Silent => {}
@@ -202,6 +205,8 @@ impl Membership {
     async fn catch_up(self: &Arc<Self>, node: NodeId, link: &Arc<dyn PeerLink>) -> Result<(), CatchUpError> {
         let mut catch_up = self.book.lock().catch_up(node);
         let began = Instant::now();
+        // Of catalogs that come in several parts, so many bytes are under way as memory is to be had for.
+        let mut room = None;
         loop {
             let answer = ask(link, catch_up.request()).await?;
             let patience = PATIENCE + PATIENCE_PER_PART.saturating_mul(catch_up.answers() as u32);
@@ -218,6 +223,14 @@ impl Membership {
             if !more {
                 break;
             }
+            if !self.book.lock().has_room_for(node, catch_up.expects()) {
+                return Err(CatchUpError::Room);
+            }
+            if room.is_none() && catch_up.expects() > CATALOG_PART {
+                let kib = catch_up.expects().div_ceil(1024).min(CATALOGS_UNDER_WAY / 1024) as u32;
+                let got = tokio::time::timeout(ROOM, self.catalog_room.acquire_many(kib)).await;
+                room = got.map_err(|_| CatchUpError::Room)?.ok();
+            }
         }
         let Some(copy) = catch_up.finish() else { return Ok(()) };
         if node == self.around.identity.node {
@@ -229,7 +242,10 @@ impl Membership {
         let had = self.book.lock().get(node).is_some();
         let put = {
             let mut book = self.book.lock();
-            (book.get(node).is_some() || book.all().count() < MAX_CATALOGS) && book.put(Arc::clone(&copy))
+            if !book.has_room_for(node, copy.kept()) {
+                return Err(CatchUpError::Room);
+            }
+            book.put(Arc::clone(&copy))
         };
         if put {
             if had {

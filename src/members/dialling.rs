@@ -200,11 +200,11 @@ impl Membership {
 
     /// Blocks on the disk. A failure costs nothing but a slower start without a tracker.
     pub(super) fn save_known(&self) {
-        let links = self.links();
+        let live: Vec<NodeId> = self.roster.lock().live().copied().collect();
         let plain = {
             let mut known = self.known.lock();
-            // A session that is up is the best sign of life; a crash must not make it look as old as its beginning.
-            links.iter().for_each(|link| known.seen(link.node(), Timestamp::now()));
+            // Who is live has been seen just now; a crash must not make it look as old as its beginning.
+            live.into_iter().for_each(|node| known.seen(node, Timestamp::now()));
             known.store()
         };
         let file = Self::known_file(&self.around, self.id);
@@ -215,6 +215,51 @@ impl Membership {
             });
         if let Err(error) = saved {
             tracing::warn!(%error, "the list of known peers can't be saved");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::members::pair::{connect, member};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_nobody_needs_is_closed_and_its_peer_stays_live_for_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = |tag: u8| member(tag, &dir.path().join(tag.to_string()));
+        let own = one(1);
+        let others: Vec<_> = (2..=10).map(one).collect();
+        let wires: Vec<_> = others.iter().map(|other| connect(&own, other)).collect();
+        let node = |member: &Arc<Membership>| member.around.identity.node;
+        let now = Instant::now();
+        for other in &others {
+            own.roster.lock().gossiped(node(other), true, now);
+            other.roster.lock().gossiped(node(&own), true, now);
+        }
+        let open = |own: &Membership| own.links().len();
+        own.close_idle();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(open(&own), 9, "all of them were used not long ago");
+        wires.iter().for_each(|(to, _)| to.unused.store(true, Ordering::SeqCst));
+        let chosen = {
+            let roster = own.roster.lock();
+            neighbours(&node(&own), roster.live(), 0)
+        };
+        // Of one of the others something is wanted.
+        let wanted = others.iter().map(node).find(|other| !chosen.contains(other)).unwrap();
+        own.demand([wanted]);
+        own.close_idle();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(open(&own), chosen.len() + 1);
+        assert_eq!(own.live_peers(), 9);
+        for other in &others {
+            assert_eq!(
+                (other.live_peers(), other.roster.lock().has(&node(&own))),
+                (1, own.roster.lock().has(&node(other)))
+            );
         }
     }
 }

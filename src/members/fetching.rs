@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::base::ids::NodeId;
 use crate::net::link::PeerLink;
@@ -14,6 +15,10 @@ const MAX_NEXT: usize = 16;
 /// versions are exchanged.
 const MAX_OF_ONE: usize = 4096;
 
+/// For so long a catalog is left alone for which there is no room; of so many it is remembered.
+const NO_ROOM: Duration = Duration::from_secs(10 * 60);
+const MAX_NO_ROOM: usize = 4096;
+
 struct Fetch {
     from: NodeId,
     next: VecDeque<(Arc<dyn PeerLink>, CatalogVersion)>,
@@ -24,14 +29,19 @@ struct Fetch {
 pub struct Fetching {
     /// By whose catalog it is.
     of: HashMap<NodeId, Fetch>,
+    /// Catalogs for which there was no room, and until when they are left alone.
+    no_room: HashMap<NodeId, Instant>,
     /// By peer: how many catalogs are being fetched of it.
     busy: HashMap<NodeId, usize>,
 }
 
 impl Fetching {
     /// `link` says that it has `told`. True: fetch it of that peer now, and ask [`Fetching::next`] after that.
-    pub fn begin(&mut self, link: &Arc<dyn PeerLink>, told: CatalogVersion) -> bool {
+    pub fn begin(&mut self, link: &Arc<dyn PeerLink>, told: CatalogVersion, now: Instant) -> bool {
         let peer = link.node();
+        if self.no_room.get(&told.node).is_some_and(|until| *until > now) {
+            return false;
+        }
         if let Some(fetch) = self.of.get_mut(&told.node) {
             // One place for each peer: its newest word, where it stood.
             if let Some(known) = fetch.next.iter_mut().find(|(known, _)| known.node() == peer) {
@@ -51,6 +61,14 @@ impl Fetching {
         *busy += 1;
         self.of.insert(told.node, Fetch { from: peer, next: VecDeque::new() });
         true
+    }
+
+    /// There is no room for `node`'s catalog beside the others: nobody is asked for it for a while.
+    pub fn has_no_room(&mut self, node: NodeId, now: Instant) {
+        self.no_room.retain(|_, until| *until > now);
+        if self.no_room.len() < MAX_NO_ROOM {
+            self.no_room.insert(node, now + NO_ROOM);
+        }
     }
 
     /// A fetch of `node`'s catalog is over, whatever came of it. Returns whom to ask next: a peer that is still there and
@@ -83,6 +101,10 @@ impl Fetching {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn now() -> Instant {
+        Instant::now()
+    }
     use crate::net::fake::{Behaviour, FakePeer};
 
     fn link(tag: u8) -> Arc<dyn PeerLink> {
@@ -98,18 +120,18 @@ mod tests {
         let mut fetching = Fetching::default();
         let (owner, a, b) = (link(1), link(2), link(3));
         let of = owner.node();
-        assert!(fetching.begin(&a, told(of, 1)) && !fetching.has_next(of));
+        assert!(fetching.begin(&a, told(of, 1), now()) && !fetching.has_next(of));
         // The one that is being asked has news: it is asked again, and is no way around itself.
-        assert!(!fetching.begin(&a, told(of, 2)) && !fetching.has_next(of));
-        assert!(!fetching.begin(&b, told(of, 3)) && fetching.has_next(of));
-        assert!(!fetching.begin(&owner, told(of, 3)));
+        assert!(!fetching.begin(&a, told(of, 2), now()) && !fetching.has_next(of));
+        assert!(!fetching.begin(&b, told(of, 3), now()) && fetching.has_next(of));
+        assert!(!fetching.begin(&owner, told(of, 3), now()));
         let next =
             |fetching: &mut Fetching, have| fetching.next(of, |told| told.version > have).map(|link| link.node());
         assert_eq!(next(&mut fetching, 0), Some(of));
         // What the other two know has come from the owner.
         assert_eq!(next(&mut fetching, 3), None);
-        assert!(fetching.begin(&a, told(of, 4)), "it begins anew");
-        assert!(!fetching.begin(&b, told(of, 4)) && !fetching.begin(&owner, told(of, 5)));
+        assert!(fetching.begin(&a, told(of, 4), now()), "it begins anew");
+        assert!(!fetching.begin(&b, told(of, 4), now()) && !fetching.begin(&owner, told(of, 5), now()));
         owner.close();
         assert_eq!(next(&mut fetching, 3), Some(b.node()));
         assert_eq!(next(&mut fetching, 3), None);
@@ -125,13 +147,13 @@ mod tests {
             id[..8].copy_from_slice(&number.to_le_bytes());
             NodeId(id)
         };
-        let begun = (0..20_000).filter(|number| fetching.begin(&liar, told(node(*number), 1))).count();
+        let begun = (0..20_000).filter(|number| fetching.begin(&liar, told(node(*number), 1), now())).count();
         assert_eq!(begun, MAX_OF_ONE);
-        assert!(fetching.begin(&other, told(node(20_000), 1)), "others are heard all the same");
+        assert!(fetching.begin(&other, told(node(20_000), 1), now()), "others are heard all the same");
         assert!(fetching.next(node(0), |_| true).is_none());
-        assert!(fetching.begin(&liar, told(node(30_000), 1)), "there is room again");
+        assert!(fetching.begin(&liar, told(node(30_000), 1), now()), "there is room again");
         // So are those that tell of one catalog, but for its owner.
-        (10..200).for_each(|tag| assert!(!fetching.begin(&link(tag), told(node(1), 1))));
+        (10..200).for_each(|tag| assert!(!fetching.begin(&link(tag), told(node(1), 1), now())));
         assert_eq!(fetching.of[&node(1)].next.len(), MAX_NEXT);
     }
 }

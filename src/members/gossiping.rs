@@ -12,6 +12,7 @@ use super::gossip::swim::{Event, Swim};
 use super::known::{Found, Known, is_nobody};
 use super::membership::Membership;
 use super::roster::Roster;
+use crate::base::clock::Timestamp;
 use crate::base::ids::NodeId;
 use crate::net::link::{PeerAddr, PeerLink};
 use crate::vault::datagram::DatagramSealer;
@@ -53,7 +54,13 @@ fn own_ip_toward(peer: SocketAddr) -> Option<IpAddr> {
 }
 
 /// What gossip noticed, as this node, `own`, takes it in; true if somebody lives or is dead because of that. Pure.
-pub(super) fn take_in(events: &[Event], own: NodeId, roster: &mut Roster, known: &mut Known, now: Instant) -> bool {
+pub(super) fn take_in(
+    events: &[Event],
+    own: NodeId,
+    roster: &mut Roster,
+    known: &mut Known,
+    (wall, now): (Timestamp, Instant),
+) -> bool {
     let mut changed = false;
     for event in events {
         changed |= match *event {
@@ -65,8 +72,14 @@ pub(super) fn take_in(events: &[Event], own: NodeId, roster: &mut Roster, known:
                 known.hear(node, &[addr], Found::Gossip, now);
                 roster.trust(node, now)
             }
-            Event::Down(node) => roster.gossiped(node, false, now),
-            Event::Up(..) | Event::Anew(..) => false,
+            Event::Down(node) => {
+                if roster.is_live(&node) {
+                    // Until a moment ago, that is.
+                    known.seen(node, wall);
+                }
+                roster.gossiped(node, false, now)
+            }
+            Event::Up(..) | Event::Anew(..) | Event::Twin => false,
         };
     }
     changed
@@ -76,7 +89,7 @@ pub(super) fn take_in(events: &[Event], own: NodeId, roster: &mut Roster, known:
 pub(super) fn doubted(events: &[Event], roster: &Roster) -> Vec<Arc<dyn PeerLink>> {
     let dead = events.iter().filter_map(|event| match event {
         Event::Down(node) => roster.link(node).cloned(),
-        Event::Up(..) | Event::Anew(..) => None,
+        Event::Up(..) | Event::Anew(..) | Event::Twin => None,
     });
     dead.collect()
 }
@@ -203,10 +216,14 @@ impl Membership {
     }
 
     fn gossip_events(&self, events: &[Event]) {
+        if events.contains(&Event::Twin) {
+            super::publishing::in_use();
+        }
         let (changed, doubted) = {
             let mut roster = self.roster.lock();
             let mut known = self.known.lock();
-            let changed = take_in(events, self.around.identity.node, &mut roster, &mut known, Instant::now());
+            let now = (Timestamp::now(), Instant::now());
+            let changed = take_in(events, self.around.identity.node, &mut roster, &mut known, now);
             (changed, doubted(events, &roster))
         };
         for link in doubted {

@@ -134,6 +134,11 @@ impl Known {
         Some(known)
     }
 
+    /// Forgets where everybody is, but not when they were seen: names in the view depend on that.
+    pub fn forget_addresses(&mut self) {
+        self.peers.clear();
+    }
+
     /// To bytes, for the disk (to be sealed).
     pub fn store(&self) -> Vec<u8> {
         let remembered = |(node, seen): (&NodeId, &Timestamp)| {

@@ -23,7 +23,7 @@ use super::publishing::Publishing;
 use super::roster::{Ending, Joined, Roster};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, NetworkId, NodeId};
-use crate::base::limits::MAX_VERSIONS;
+use crate::base::limits::{CATALOGS_UNDER_WAY, MAX_VERSIONS};
 use crate::catalog::book::CatalogBook;
 use crate::catalog::tree::ViewTree;
 use crate::net::handshake::{Access, Identity, Kind};
@@ -53,6 +53,8 @@ pub struct Around {
     pub linger: Duration,
     /// Peers to try even if nobody names them.
     pub peers: Vec<SocketAddr>,
+    /// Try the peers that were known when this node last ran.
+    pub remember: bool,
     /// Sessions are held with all live peers, if they are no more than this.
     pub mesh: usize,
     /// What gossip is sent with; `None` if this node does not gossip.
@@ -97,8 +99,12 @@ pub struct Membership {
     pub(super) lag: Mutex<Lag>,
     /// Catalogs that are being fetched.
     pub(super) fetching: Mutex<Fetching>,
+    /// For those that come in several parts: in KiB.
+    pub(super) catalog_room: Semaphore,
     pub(super) pending: Pending,
     pub(super) tracker_states: Mutex<Vec<TrackerState>>,
+    /// Open sessions with trackers, by their numbers.
+    pub(super) tracker_links: Mutex<Vec<Option<Weak<dyn PeerLink>>>>,
     pub(super) dial_now: Notify,
     pub(super) view_now: Notify,
     pub(super) view: watch::Sender<Arc<ViewTree>>,
@@ -139,6 +145,9 @@ impl Membership {
         let own = around.identity.node;
         let (wall, now) = (Timestamp::now(), Instant::now());
         let mut known = Self::load_known(&around, id, wall, now).unwrap_or_default();
+        if !around.remember {
+            known.forget_addresses();
+        }
         around.peers.iter().for_each(|addr| known.hear_of_nobody(*addr, Found::Settings, now));
         let mut book = CatalogBook::new(id, own);
         for copy in Self::load_catalogs(&around, id, &known, wall) {
@@ -171,8 +180,10 @@ impl Membership {
             gossip: Gossip::new(network),
             lag: Mutex::default(),
             fetching: Mutex::default(),
+            catalog_room: Semaphore::new(CATALOGS_UNDER_WAY / 1024),
             pending,
             tracker_states: Mutex::default(),
+            tracker_links: Mutex::default(),
             dial_now: Notify::new(),
             view_now: Notify::new(),
             view: watch::channel(Arc::default()).0,
@@ -325,6 +336,21 @@ impl Membership {
             }
         }
         found
+    }
+
+    /// How many catalogs are known.
+    pub fn catalog_count(&self) -> usize {
+        self.book.lock().all().count()
+    }
+
+    /// Where all catalogs stand, summed up: two nodes that have the same know the same.
+    pub fn catalog_sum(&self) -> String {
+        format!("{:016x}", self.book.lock().sums().total())
+    }
+
+    /// Epoch and version of this node's own catalog.
+    pub fn own_version(&self) -> Option<(u64, u64)> {
+        self.book.lock().get(self.around.identity.node).map(|copy| copy.place())
     }
 
     /// How long changes of catalogs took to get here.

@@ -46,7 +46,8 @@ pub fn member_around(tag: u8, dir: &Path, pending: Pending, whole_changes: watch
         state_dir: dir.into(),
         linger: Duration::ZERO,
         peers: Vec::new(),
-        mesh: 16,
+        remember: true,
+        mesh: 0,
         datagrams: None,
         whole: Box::new(|_| false),
         whole_changes,
@@ -69,6 +70,8 @@ pub struct Wire {
     pub silent: AtomicBool,
     /// What this side says without being asked gets lost.
     pub deaf: AtomicBool,
+    /// Nobody has used it for a long time.
+    pub unused: AtomicBool,
 }
 
 impl std::fmt::Debug for Wire {
@@ -82,7 +85,16 @@ pub fn connect(a: &Arc<Membership>, b: &Arc<Membership>) -> (Arc<Wire>, Arc<Wire
     let over = Arc::new(watch::channel(false).0);
     let side = |me: &Arc<Membership>, peer: &Arc<Membership>, calls| {
         let (me, peer, over) = (me.around.identity.node, Arc::clone(peer), Arc::clone(&over));
-        Arc::new(Wire { me, peer, back: OnceLock::new(), calls, over, silent: false.into(), deaf: false.into() })
+        Arc::new(Wire {
+            me,
+            peer,
+            back: OnceLock::new(),
+            calls,
+            over,
+            silent: false.into(),
+            deaf: false.into(),
+            unused: false.into(),
+        })
     };
     let (to_b, to_a) = (side(a, b, true), side(b, a, false));
     let _ = (to_b.back.set(Arc::downgrade(&to_a)), to_a.back.set(Arc::downgrade(&to_b)));
@@ -163,6 +175,10 @@ impl PeerLink for Wire {
 
     fn stats(&self) -> LinkStats {
         LinkStats::default()
+    }
+
+    fn unused_for(&self) -> Duration {
+        if self.unused.load(Ordering::SeqCst) { Duration::from_secs(3600) } else { Duration::ZERO }
     }
 }
 

@@ -23,6 +23,8 @@ const RETRY: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_secs(10);
 /// What a tracker may set as the time between pings.
 const PING_LIMITS: (u32, u32) = (500, 60_000);
+/// Before the next ping, if a tracker has more to tell already: one that says so for ever costs little.
+const MORE: Duration = Duration::from_millis(1);
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -45,6 +47,7 @@ impl Membership {
         let state =
             |address: &String| TrackerState { address: address.clone(), reachable: false, problem: None, nodes: 0 };
         *self.tracker_states.lock() = self.trackers.iter().map(state).collect();
+        *self.tracker_links.lock() = vec![None; self.trackers.len()];
         let begin = |number| {
             let first = self.pending.guard();
             tokio::spawn(Arc::clone(self).ping_loop(number, first))
@@ -54,7 +57,7 @@ impl Membership {
 
     async fn ping_loop(self: Arc<Self>, number: usize, first: Guard) {
         let mut first = Some(first);
-        let mut feed = Feed::default();
+        let mut feed = Feed::new(self.around.identity.node);
         let mut listed = BTreeSet::new();
         let mut link: Option<Arc<dyn PeerLink>> = None;
         loop {
@@ -130,6 +133,9 @@ impl Membership {
             None => {
                 let open = self.reach(&self.trackers[number]).await?;
                 *link = Some(Arc::clone(&open));
+                if let Some(place) = self.tracker_links.lock().get_mut(number) {
+                    *place = Some(Arc::downgrade(&open));
+                }
                 open
             }
         };
@@ -137,17 +143,24 @@ impl Membership {
         let answer = tokio::time::timeout(ANSWER, open.request(Request::Announce(announce))).await;
         match answer {
             Ok(Ok(Response::Announced(announced))) => {
-                let pause = announced.ping_every_ms.clamp(PING_LIMITS.0, PING_LIMITS.1);
+                let pause = match announced.more {
+                    true => MORE,
+                    false => Duration::from_millis(announced.ping_every_ms.clamp(PING_LIMITS.0, PING_LIMITS.1).into()),
+                };
+                let more = announced.more;
                 let fresh = feed.take(announced);
                 let mut known = self.known.lock();
                 for (node, addrs) in fresh {
                     known.hear(node, &addrs, Found::Tracker, Instant::now());
                 }
                 drop(known);
-                self.listed(number, listed, feed);
+                // A list that comes in pages says who is not on it once all are here.
+                if !more {
+                    self.listed(number, listed, feed);
+                }
                 // Here rather than by the loop: what is found counts as under way before this ping counts as done.
                 self.dial_due();
-                Ok(Duration::from_millis(pause.into()))
+                Ok(pause)
             }
             Ok(Ok(_)) => Err("an answer that makes no sense".into()),
             Ok(Err(error)) => Err(error.to_string()),
@@ -172,14 +185,14 @@ impl Membership {
         Err(last)
     }
 
+    /// Says goodbye to those with which there is a session; the others drop this node anyway when its pings stop.
     pub(super) async fn leave_trackers(&self) {
-        let goodbyes = self.trackers.iter().map(|tracker| async move {
-            if let Ok(link) = self.reach(tracker).await {
-                let leave = Feed::default().announce(Vec::new(), true);
-                // It drops us anyway when the pings stop.
-                let _ = link.request(Request::Announce(leave)).await;
-                link.close();
-            }
+        let links: Vec<Arc<dyn PeerLink>> =
+            self.tracker_links.lock().drain(..).flatten().filter_map(|link| link.upgrade()).collect();
+        let goodbyes = links.iter().filter(|link| !link.is_closed()).map(|link| async move {
+            let leave = Feed::new(self.around.identity.node).announce(Vec::new(), true);
+            let _ = link.request(Request::Announce(leave)).await;
+            link.close();
         });
         let _ = tokio::time::timeout(GOODBYE, futures_util::future::join_all(goodbyes)).await;
     }

@@ -10,4 +10,5 @@ pub mod listen;
 mod outbox;
 mod serving;
 mod session;
+pub mod terse;
 pub mod throttle;

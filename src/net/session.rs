@@ -154,7 +154,8 @@ impl Session {
         let ended = tokio::select! {
             ended = self.read(from, &service) => ended,
             ended = self.write(to) => ended,
-            () = self.keep_alive() => Ok(()),
+            // A tracker is announced to all the time, and each of those has its answer.
+            () = self.keep_alive(), if self.kind == SessionKind::Member => Ok(()),
             _ = over.wait_for(|over| *over) => Ok(()),
         };
         if let Err(error) = ended {

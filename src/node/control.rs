@@ -30,6 +30,9 @@ impl Control for NodeControl {
         let node = &self.0;
         Ok(match request {
             Request::Status => self.look(|node| Ok(Report::Status(Box::new(node.status())))).await?,
+            Request::Tracker => {
+                return Err(ControlError::invalid("this is a daemon: a tracker has a socket of its own"));
+            }
             Request::Stop => {
                 node.ask_to_stop();
                 Report::Done

@@ -4,6 +4,7 @@
 mod control;
 mod datagrams;
 mod errors;
+mod figures;
 mod lan;
 mod getting;
 mod caring;
@@ -18,6 +19,7 @@ mod revival;
 mod service;
 mod shares;
 pub mod tracker;
+mod tracking;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -47,6 +49,7 @@ use crate::swarm::uploads::admission::UploadLimits;
 use crate::vault::network::Network;
 use crate::vault::sealer::Sealer;
 use crate::vault::store::{Unlock, Vault};
+use crate::web::text::TextServer;
 
 use control::NodeControl;
 use datagrams::gossip_port;
@@ -110,6 +113,8 @@ pub struct Node {
     began: Instant,
     /// Kept for as long as the node runs.
     listener: Mutex<Option<Listener>>,
+    /// The same, where the settings ask for it.
+    figures: Mutex<Option<TextServer>>,
     /// Memberships refer to it weakly.
     service: Arc<NodeService>,
     _lock: HomeLock,
@@ -213,6 +218,7 @@ impl Node {
             stop: watch::channel(false).0,
             began: Instant::now(),
             listener: Mutex::new(Some(listener)),
+            figures: Mutex::default(),
             service,
             _lock: lock,
         });
@@ -221,6 +227,7 @@ impl Node {
             let networks = Arc::downgrade(&node.networks);
             node.runtime.spawn(async move { datagrams.receive(networks).await });
         }
+        node.serve_figures().await?;
         if let Some(lan) = node.settings.node.lan.then(|| lan::announce(listen)).flatten() {
             let networks = Arc::downgrade(&node.networks);
             node.runtime.spawn(async move { lan.look(networks).await });
@@ -240,6 +247,19 @@ impl Node {
         }
         tracing::info!(node = %node.identity.node.short(12), listen = %node.listen, "the daemon is up");
         Ok(node)
+    }
+
+    /// Serves figures for Prometheus, if the settings say so.
+    async fn serve_figures(self: &Arc<Self>) -> Result<(), ControlError> {
+        let Some(addr) = self.settings.node.metrics else { return Ok(()) };
+        let weak = Arc::downgrade(self);
+        let make = move || weak.upgrade().map(|node| figures::exposition(&node.status())).unwrap_or_default();
+        let server = TextServer::bind(addr, "/metrics", make).await.map_err(|error| {
+            let what = format!("can't serve figures on {addr}: {error}; choose another address as node.metrics");
+            ControlError::new(ErrorCode::Conflict, what)
+        })?;
+        *self.figures.lock() = Some(server);
+        Ok(())
     }
 
     /// Opens the control socket.
@@ -277,6 +297,7 @@ impl Node {
         // Dropping a mount detaches it, which may take a moment.
         let _ = tokio::task::spawn_blocking(move || drop(mounts)).await;
         self.listener.lock().take();
+        self.figures.lock().take();
         self.networks.leave_all().await;
         let _ = tokio::task::spawn_blocking(move || {
             node.sharer.stop();

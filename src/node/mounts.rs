@@ -9,7 +9,6 @@ use super::errors::code_of;
 use super::networks::Joined;
 use super::{Node, blocking, own_folders};
 use crate::base::ids::ContentId;
-use crate::catalog::tree::TREE_ROOT;
 use crate::control::report::MountReport;
 use crate::control::request::MountRequest;
 use crate::control::text::PathText;
@@ -230,7 +229,7 @@ impl Node {
             network: membership.name().to_owned(),
             read_ahead_kb: mounted.mount.read_ahead_kb(),
             peers: membership.links().len(),
-            files: mounted.joined.view().files(TREE_ROOT).count() as u64,
+            files: mounted.joined.view().file_count() as u64,
             notes,
         }
     }

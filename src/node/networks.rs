@@ -17,7 +17,7 @@ use super::{Node, blocking};
 use crate::base::ids::{ContentId, NetworkId, NodeId};
 use crate::cache::Cache;
 use crate::catalog::entry::Entry;
-use crate::catalog::tree::{TREE_ROOT, ViewTree};
+use crate::catalog::tree::ViewTree;
 use crate::control::report::NetworkReport;
 use crate::control::{ControlError, ErrorCode};
 use crate::members::lag::LagReport;
@@ -79,6 +79,7 @@ pub(super) fn around(
         state_dir: home.state_dir().to_path_buf(),
         linger: settings.mount.linger.0,
         peers: settings.node.peers.clone(),
+        remember: settings.node.remember,
         mesh: settings.node.mesh,
         datagrams,
         whole,
@@ -231,10 +232,6 @@ impl Joined {
 
     pub fn report(&self) -> NetworkReport {
         let view = self.view();
-        let (mut files, mut bytes) = (0, 0u64);
-        for (_, file) in view.files(TREE_ROOT) {
-            (files, bytes) = (files + 1, bytes.saturating_add(file.content().size));
-        }
         NetworkReport {
             name: self.membership.name().to_owned(),
             id: self.membership.id().to_string(),
@@ -245,9 +242,11 @@ impl Joined {
             found: self.membership.found_by(),
             gossip: self.membership.gossip_members(),
             lag: self.membership.lag(),
-            nodes: self.membership.catalogs().len(),
-            files,
-            bytes,
+            nodes: self.membership.catalog_count(),
+            catalog_sum: self.membership.catalog_sum(),
+            own_version: self.membership.own_version(),
+            files: view.file_count() as u64,
+            bytes: view.file_bytes(),
         }
     }
 }
@@ -267,6 +266,8 @@ pub(super) fn idle_report(network: &Network) -> NetworkReport {
         gossip: None,
         lag: LagReport::default(),
         nodes: 0,
+        catalog_sum: String::new(),
+        own_version: None,
         files: 0,
         bytes: 0,
     }

@@ -66,9 +66,13 @@ pub struct NodeSettings {
     pub gossip: bool,
     /// Announce this node on the local network, and look for others there (mDNS). Says nothing of networks or names.
     pub lan: bool,
+    /// Try the peers that were known when this node last ran.
+    pub remember: bool,
     /// Sessions are held with all live peers as long as there are no more than this; beyond that with a few, and with
     /// others while they are needed.
     pub mesh: usize,
+    /// Serve figures for Prometheus at this address; none by default. Whoever may connect may read them.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// `[cache]`
@@ -158,7 +162,9 @@ impl Default for NodeSettings {
             keyfile: None,
             gossip: true,
             lan: true,
+            remember: true,
             mesh: 16,
+            metrics: None,
         }
     }
 }
@@ -298,7 +304,7 @@ mod tests {
         // `given` leaves out what is None: no key of the file may be, so none of the settings is missing in it.
         assert_eq!((keys, differ), (counts.len(), examples), "{given}");
         let Settings { node, cache, limits, .. } = all;
-        assert!(node.advertise.is_some() && node.name.is_some() && node.keyfile.is_some());
+        assert!(node.metrics.is_some() && node.advertise.is_some() && node.name.is_some() && node.keyfile.is_some());
         assert!(cache.dir.is_some() && cache.disk.is_some());
         assert!(limits.upload.is_some() && limits.download.is_some() && limits.upload_slots.is_some());
     }

@@ -128,7 +128,11 @@ impl Home {
     /// Takes the home's lock or says who is in the way.
     pub fn lock(&self) -> Result<HomeLock, HomeError> {
         self.create()?;
-        let path = self.state.join("lock");
+        self.lock_by("lock")
+    }
+
+    fn lock_by(&self, name: &str) -> Result<HomeLock, HomeError> {
+        let path = self.state.join(name);
         let io = |source| HomeError::Io { path: path.clone(), source };
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(io)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -159,7 +163,17 @@ impl Home {
     /// The control socket. A home too deep for a socket's address gets a name in this user's runtime folder, made from the
     /// home's path.
     pub fn socket(&self) -> Result<PathBuf, HomeError> {
-        socket_path(&self.state, || runtime_dir(&Places::here()))
+        socket_path(&self.state.join("daemon.sock"), || runtime_dir(&Places::here()))
+    }
+
+    /// The same for this home's tracker, which may run beside its daemon.
+    pub fn tracker_socket(&self) -> Result<PathBuf, HomeError> {
+        socket_path(&self.state.join("tracker.sock"), || runtime_dir(&Places::here()))
+    }
+
+    /// Taken by the tracker that answers on this home's socket.
+    pub fn lock_tracker(&self) -> Result<HomeLock, HomeError> {
+        self.lock_by("tracker.lock")
     }
 
     /// Every folder of the home, for "never share this".
@@ -170,10 +184,9 @@ impl Home {
     }
 }
 
-fn socket_path(state: &Path, short: impl FnOnce() -> Result<PathBuf, HomeError>) -> Result<PathBuf, HomeError> {
-    let path = state.join("daemon.sock");
+fn socket_path(path: &Path, short: impl FnOnce() -> Result<PathBuf, HomeError>) -> Result<PathBuf, HomeError> {
     if path.as_os_str().len() <= MAX_SOCKET_PATH {
-        return Ok(path);
+        return Ok(path.into());
     }
     let tag = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
     Ok(short()?.join(format!("flashget-{}.sock", &tag[..16])))

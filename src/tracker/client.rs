@@ -8,19 +8,28 @@ use crate::wire::message::{Announce, Announced};
 
 /// Nodes that one tracker may tell of: a hostile tracker can't fill memory.
 const MAX_NODES: usize = 1_000_000;
+/// Addresses of one node that are looked at.
+const MAX_ADDRS: usize = 16;
 
 /// The feed of one tracker.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub struct Feed {
+    own: NodeId,
     at: u64,
     boot: u64,
+    begun: u64,
     active: BTreeMap<NodeId, Vec<SocketAddr>>,
 }
 
 impl Feed {
+    /// Of the node `own`, which knows nobody yet.
+    pub fn new(own: NodeId) -> Self {
+        Self { own, at: 0, boot: 0, begun: 0, active: BTreeMap::new() }
+    }
+
     /// The next ping.
     pub fn announce(&self, addrs: Vec<SocketAddr>, leaving: bool) -> Announce {
-        Announce { addrs, since: self.at, boot: self.boot, leaving }
+        Announce { addrs, since: self.at, boot: self.boot, begun: self.begun, leaving }
     }
 
     /// Takes an answer; returns the nodes that are new or moved.
@@ -28,17 +37,22 @@ impl Feed {
         if answer.whole {
             self.active.clear();
         }
-        (self.at, self.boot) = (answer.at, answer.boot);
-        for node in answer.gone {
-            self.active.remove(&node);
-        }
+        (self.at, self.boot, self.begun) = (answer.at, answer.boot, answer.begun);
         let mut fresh = Vec::new();
-        for tracked in answer.active {
-            if self.active.len() >= MAX_NODES {
-                break;
+        for changed in answer.changes {
+            let node = changed.node;
+            match changed.addrs {
+                _ if node == self.own => {}
+                None => {
+                    self.active.remove(&node);
+                }
+                Some(_) if self.active.len() >= MAX_NODES => {}
+                Some(mut addrs) => {
+                    addrs.truncate(MAX_ADDRS);
+                    self.active.insert(node, addrs.clone());
+                    fresh.push((node, addrs));
+                }
             }
-            self.active.insert(tracked.node, tracked.addrs.clone());
-            fresh.push((tracked.node, tracked.addrs));
         }
         fresh
     }

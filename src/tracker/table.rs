@@ -1,111 +1,210 @@
-//! The active nodes of one network, and the feed of changes. Pure.
+//! The active nodes of one network. Pure: the time is passed in, and nothing here takes longer for more nodes, but for a
+//! logarithm.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::changes::{Changes, Head};
 use crate::base::ids::NodeId;
-use crate::wire::message::{Announce, Announced, TrackedNode};
+use crate::wire::message::Announce;
 
 /// How often nodes ping: often enough that a new node is known to all within seconds, seldom enough that one tracker
 /// serves tens of thousands.
 pub const PING_EVERY: Duration = Duration::from_secs(5);
 /// A node whose pings stop is dropped after three of them.
 pub const DROP_AFTER: Duration = Duration::from_secs(16);
-/// Departures that are remembered; who has been away for longer gets the whole list.
-const MAX_GONE: usize = 10_000;
 /// Nodes of one network, and addresses of one node.
-const MAX_NODES: usize = 1_000_000;
-const MAX_ADDRS: usize = 16;
+pub const MAX_NODES: usize = 1_000_000;
+/// See [`MAX_NODES`].
+pub const MAX_ADDRS: usize = 16;
+/// Bytes of changes in one answer: 5000 nodes, and little enough that a slow asker holds little.
+pub const PAGE: usize = 256 * 1024;
+/// Entries of nodes that have gone which may wait to be looked at, beside as many as there are nodes.
+const DUE_ROOM: usize = 4096;
 
 struct Active {
-    addrs: Vec<SocketAddr>,
-    last_ping: Instant,
+    addrs: Box<[SocketAddr]>,
+    /// When it last pinged this process; `None` if it is known from the store alone.
+    last_ping: Option<Instant>,
+    joined_at: u64,
     changed_at: u64,
+}
+
+impl Active {
+    fn pings_here(&self, now: Instant) -> bool {
+        self.last_ping.is_some_and(|last| now.saturating_duration_since(last) <= DROP_AFTER)
+    }
+}
+
+/// What a ping changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pinged {
+    /// The node is new.
+    Joined,
+    /// It has other addresses than before.
+    Moved,
+    /// Nothing.
+    Stays,
+    /// It was there, and said goodbye.
+    Left,
+    /// It said goodbye, and was not there.
+    Unknown,
+    /// There is no room for it.
+    Full,
 }
 
 /// See the module.
 pub struct Table {
     boot: u64,
-    at: u64,
-    nodes: BTreeMap<NodeId, Active>,
-    by_change: BTreeMap<u64, NodeId>,
-    gone: VecDeque<(u64, NodeId)>,
-    /// Departures at or before this position are forgotten.
-    forgotten: u64,
+    /// A store says who is gone: nothing is dropped because it does not ping here.
+    shared: bool,
+    nodes: HashMap<NodeId, Active>,
+    changes: Changes,
+    /// When to look at each node: one entry for each that is there, and of some that have gone, which `joined_at` tells apart.
+    due: BinaryHeap<Reverse<(Instant, u64, NodeId)>>,
 }
 
 impl Table {
     /// Empty. `boot` differs from run to run, so that nodes notice a restart.
-    pub fn new(boot: u64) -> Self {
-        Self { boot, at: 0, nodes: BTreeMap::new(), by_change: BTreeMap::new(), gone: VecDeque::new(), forgotten: 0 }
+    pub fn new(boot: u64, shared: bool) -> Self {
+        Self { boot, shared, nodes: HashMap::new(), changes: Changes::default(), due: BinaryHeap::new() }
     }
 
     /// A ping of `node`, which comes from `remote`.
-    pub fn announce(&mut self, node: NodeId, announce: &Announce, remote: IpAddr, now: Instant) -> Announced {
-        self.expire(now);
+    pub fn ping(&mut self, node: NodeId, announce: &Announce, remote: IpAddr, now: Instant) -> Pinged {
         if announce.leaving {
-            self.drop_node(node);
-        } else {
-            let seen = |addr: &SocketAddr| {
-                let ip = if addr.ip().is_unspecified() { remote } else { addr.ip() };
-                SocketAddr::new(ip, addr.port())
-            };
-            let addrs: Vec<SocketAddr> = announce.addrs.iter().take(MAX_ADDRS).map(seen).collect();
-            let room = self.nodes.len() < MAX_NODES;
-            match self.nodes.get_mut(&node) {
-                Some(active) if active.addrs == addrs => active.last_ping = now,
-                _ if room => {
-                    self.at += 1;
-                    let active = Active { addrs, last_ping: now, changed_at: self.at };
-                    if let Some(old) = self.nodes.insert(node, active) {
-                        self.by_change.remove(&old.changed_at);
-                    }
-                    self.by_change.insert(self.at, node);
-                }
-                _ => {}
-            }
+            return if self.remove(node) { Pinged::Left } else { Pinged::Unknown };
         }
-        self.answer(node, announce)
-    }
-
-    fn answer(&self, asker: NodeId, announce: &Announce) -> Announced {
-        let whole = announce.boot != self.boot || announce.since < self.forgotten || announce.since > self.at;
-        let since = if whole { 0 } else { announce.since };
-        let changed = self.by_change.range(since + 1..).map(|(_, node)| *node).filter(|node| *node != asker);
-        let tracked = |node: NodeId| {
-            let addrs = self.nodes.get(&node)?.addrs.clone();
-            Some(TrackedNode { node, addrs })
+        let seen = |addr: &SocketAddr| {
+            let ip = if addr.ip().is_unspecified() { remote } else { addr.ip() };
+            SocketAddr::new(ip, addr.port())
         };
-        let departed = self.gone.iter().filter(|(at, node)| !whole && *at > since && !self.nodes.contains_key(node));
-        Announced {
-            at: self.at,
-            boot: self.boot,
-            whole,
-            active: changed.filter_map(tracked).collect(),
-            gone: departed.map(|(_, node)| *node).collect(),
-            ping_every_ms: PING_EVERY.as_millis() as u32,
-        }
-    }
-
-    fn drop_node(&mut self, node: NodeId) {
-        if let Some(old) = self.nodes.remove(&node) {
-            self.by_change.remove(&old.changed_at);
-            self.at += 1;
-            self.gone.push_back((self.at, node));
-            if self.gone.len() > MAX_GONE
-                && let Some((at, _)) = self.gone.pop_front()
-            {
-                self.forgotten = at;
+        let addrs = announce.addrs.iter().take(MAX_ADDRS).map(seen);
+        let full = self.nodes.len() >= MAX_NODES;
+        match self.nodes.get_mut(&node) {
+            Some(active) => {
+                active.last_ping = Some(now);
+                if active.addrs.iter().copied().eq(addrs.clone()) {
+                    return Pinged::Stays;
+                }
+                active.addrs = addrs.collect();
+                active.changed_at = self.changes.push(node, Some(&active.addrs));
+                self.tidy();
+                Pinged::Moved
+            }
+            None if full => Pinged::Full,
+            None => {
+                self.insert(node, addrs.collect(), Some(now));
+                Pinged::Joined
             }
         }
     }
 
-    /// Drops nodes whose pings have stopped.
-    pub fn expire(&mut self, now: Instant) {
-        let late = |active: &Active| now.saturating_duration_since(active.last_ping) > DROP_AFTER;
-        let gone: Vec<NodeId> = self.nodes.iter().filter(|(_, active)| late(active)).map(|(node, _)| *node).collect();
-        gone.into_iter().for_each(|node| self.drop_node(node));
+    fn insert(&mut self, node: NodeId, addrs: Box<[SocketAddr]>, last_ping: Option<Instant>) {
+        let at = self.changes.push(node, Some(&addrs));
+        self.nodes.insert(node, Active { addrs, last_ping, joined_at: at, changed_at: at });
+        self.tidy();
+        let Some(now) = last_ping.filter(|_| !self.shared) else { return };
+        if self.due.len() > 2 * self.nodes.len() + DUE_ROOM {
+            // Nodes that come and go all the time, within the time that they would be looked at.
+            let nodes = &self.nodes;
+            self.due.retain(|Reverse((_, at, node))| nodes.get(node).is_some_and(|active| active.joined_at == *at));
+        }
+        self.due.push(Reverse((now + DROP_AFTER, at, node)));
+    }
+
+    /// The store has this node. What pings here is believed rather than the store.
+    pub fn learn(&mut self, node: NodeId, addrs: Box<[SocketAddr]>, now: Instant) {
+        let full = self.nodes.len() >= MAX_NODES;
+        match self.nodes.get_mut(&node) {
+            Some(active) if active.addrs == addrs || active.pings_here(now) => {}
+            Some(active) => {
+                active.addrs = addrs;
+                active.changed_at = self.changes.push(node, Some(&active.addrs));
+                self.tidy();
+            }
+            None if full => {}
+            None => self.insert(node, addrs, None),
+        }
+    }
+
+    /// The store does not have this node any more. True if it pings here, and so must be put there again; otherwise it is off
+    /// the list.
+    pub fn lose(&mut self, node: NodeId, now: Instant) -> bool {
+        let here = self.nodes.get(&node).is_some_and(|active| active.pings_here(now));
+        if !here {
+            self.remove(node);
+        }
+        here
+    }
+
+    /// All nodes, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.keys().copied()
+    }
+
+    /// Where a node is reached.
+    pub fn addrs(&self, node: NodeId) -> Option<&[SocketAddr]> {
+        self.nodes.get(&node).map(|active| &*active.addrs)
+    }
+
+    /// Takes a node off the list. False if it was not there.
+    fn remove(&mut self, node: NodeId) -> bool {
+        let was = self.nodes.remove(&node).is_some();
+        if was {
+            self.changes.push(node, None);
+            self.tidy();
+        }
+        was
+    }
+
+    fn tidy(&mut self) {
+        if self.changes.is_long(self.nodes.len()) {
+            let nodes = &self.nodes;
+            self.changes.compact(|node, at| nodes.get(&node).is_some_and(|active| active.changed_at == at));
+        }
+    }
+
+    /// Drops the nodes whose pings have stopped; returns how many.
+    pub fn expire(&mut self, now: Instant) -> u64 {
+        let mut dropped = 0;
+        while let Some(Reverse((when, joined_at, node))) = self.due.peek().copied()
+            && when < now
+        {
+            self.due.pop();
+            // Looked at once in a while, and not moved at every ping.
+            match self.nodes.get(&node).filter(|active| active.joined_at == joined_at) {
+                Some(Active { last_ping: Some(last), .. }) if now.saturating_duration_since(*last) <= DROP_AFTER => {
+                    self.due.push(Reverse((*last + DROP_AFTER, joined_at, node)));
+                }
+                Some(_) => {
+                    self.remove(node);
+                    dropped += 1;
+                }
+                None => {}
+            }
+        }
+        dropped
+    }
+
+    /// Appends the answer to a ping, as `Response::Announced`.
+    pub fn answer(&self, announce: &Announce, out: &mut Vec<u8>) {
+        self.answer_in(announce, PAGE, out);
+    }
+
+    fn answer_in(&self, announce: &Announce, room: usize, out: &mut Vec<u8>) {
+        let at = self.changes.at();
+        // Who is being told the whole list must hear of all departures since that began.
+        let heard = if announce.begun == 0 { announce.since } else { announce.begun };
+        let behind = heard < self.changes.forgotten();
+        let whole = announce.boot != self.boot || announce.since > at || announce.begun > at || behind;
+        let (since, begun) = if whole { (0, at) } else { (announce.since, announce.begun) };
+        let page = self.changes.page(since, room);
+        let begun = if page.more && page.at < begun { begun } else { 0 };
+        let head = Head { boot: self.boot, whole, begun, ping_every_ms: PING_EVERY.as_millis() as u32 };
+        page.write(&head, out);
     }
 
     /// Number of active nodes.
@@ -120,79 +219,5 @@ impl Table {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::tracker::client::Feed;
-
-    const REMOTE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9));
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Ping(u8, u16),
-        Leave(u8),
-        Wait(u64),
-        Restart,
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            6 => (0u8..6, 1u16..4).prop_map(|(node, port)| Step::Ping(node, port)),
-            1 => (0u8..6).prop_map(Step::Leave),
-            2 => (1u64..12).prop_map(Step::Wait),
-            1 => Just(Step::Restart),
-        ];
-        proptest::collection::vec(step, 1..60)
-    }
-
-    proptest! {
-        #[test]
-        fn who_follows_the_feed_knows_exactly_who_is_active(steps in steps()) {
-            let start = Instant::now();
-            let (mut now, mut boot) = (start, 1);
-            let mut table = Table::new(boot);
-            let mut feeds: BTreeMap<u8, Feed> = BTreeMap::new();
-            for step in steps {
-                match step {
-                    Step::Ping(tag, port) => {
-                        let node = NodeId([tag; 32]);
-                        let feed = feeds.entry(tag).or_default();
-                        let addrs = vec![SocketAddr::from(([0, 0, 0, 0], port))];
-                        let answer = table.announce(node, &feed.announce(addrs, false), REMOTE, now);
-                        feed.take(answer);
-                        let known: Vec<NodeId> = feed.active().keys().copied().collect();
-                        let real: Vec<NodeId> = table.nodes.keys().copied().filter(|other| *other != node).collect();
-                        prop_assert_eq!(known, real);
-                        prop_assert!(feed.active().values().flatten().all(|addr| addr.ip() == REMOTE));
-                    }
-                    Step::Leave(tag) => {
-                        let leave = feeds.entry(tag).or_default().announce(Vec::new(), true);
-                        table.announce(NodeId([tag; 32]), &leave, REMOTE, now);
-                        prop_assert!(!table.nodes.contains_key(&NodeId([tag; 32])));
-                    }
-                    Step::Wait(secs) => now += Duration::from_secs(secs),
-                    Step::Restart => {
-                        boot += 1;
-                        table = Table::new(boot);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_first_ping_adds_and_missed_pings_remove() {
-        let start = Instant::now();
-        let mut table = Table::new(1);
-        let announce = Feed::default().announce(vec![([10, 0, 0, 1], 7450).into()], false);
-        table.announce(NodeId([1; 32]), &announce, REMOTE, start);
-        assert_eq!(table.len(), 1);
-        table.expire(start + DROP_AFTER);
-        assert_eq!(table.len(), 1);
-        table.expire(start + DROP_AFTER + Duration::from_millis(1));
-        assert!(table.is_empty());
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

@@ -235,25 +235,29 @@ pub struct Announce {
     pub addrs: Vec<SocketAddr>,
     /// The feed position of the last answer; 0 for everything.
     pub since: u64,
-    /// The tracker's boot number that `since` belongs to.
+    /// The tracker's run of that answer; 0 at first.
     pub boot: u64,
-    /// True when the node leaves properly.
+    /// `begun` of that answer: see there.
+    pub begun: u64,
+    /// True: take me off the list now.
     pub leaving: bool,
 }
 
-/// From a tracker: what changed since the asker's last answer.
+/// From a tracker: what changed since the asker's last answer, as much of it as one answer carries.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Announced {
     /// Feed position of this answer.
     pub at: u64,
     /// Which run of the tracker; a new one means: start over from 0.
     pub boot: u64,
-    /// True if this is the whole list rather than changes.
+    /// True if the whole list begins here: forget what you had.
     pub whole: bool,
-    /// Nodes that are new or moved, with where to reach them.
-    pub active: Vec<TrackedNode>,
-    /// Nodes that are gone.
-    pub gone: Vec<NodeId>,
+    /// While the whole list is being told: where the feed stood when that began. 0 otherwise.
+    pub begun: u64,
+    /// True if there is more already: ask again at once.
+    pub more: bool,
+    /// What changed, in order. The asker itself may be among it.
+    pub changes: Vec<TrackedNode>,
     /// Ping again after this many milliseconds.
     pub ping_every_ms: u32,
 }
@@ -263,6 +267,6 @@ pub struct Announced {
 pub struct TrackedNode {
     /// Who.
     pub node: NodeId,
-    /// Where.
-    pub addrs: Vec<SocketAddr>,
+    /// Where it is reached; `None`: it is gone.
+    pub addrs: Option<Vec<SocketAddr>>,
 }

@@ -38,6 +38,10 @@ const NEWS: (Duration, NonZeroUsize) = (Duration::from_millis(250), NonZeroUsize
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// One member is asked for others it knows, whatever happens.
 const FEED: Duration = Duration::from_secs(30);
+/// A life that outlives what others know of this node begins this seldom...
+const OUTLIVE: Duration = Duration::from_secs(30);
+/// ...and once more within this time, it is no clock that was wrong.
+const TWIN: Duration = Duration::from_secs(10 * 60);
 /// More news than this at once is not told on: it comes from a session, and others have sessions too.
 const TELL: usize = 32;
 
@@ -50,6 +54,8 @@ pub enum Event {
     Anew(NodeId, SocketAddr),
     /// It does not, or it left.
     Down(NodeId),
+    /// This very node was told of a later life of its own, once more: somebody else lives under its name.
+    Twin,
 }
 
 struct Due {
@@ -124,6 +130,8 @@ pub struct Swim {
     letters: SharedLetters,
     own: NodeId,
     own_number: u32,
+    /// When this node last began a life because others knew a later one.
+    outlived: Option<Instant>,
     /// For how many members what is new is told on.
     told_for: usize,
     /// When news was last told on at once.
@@ -194,7 +202,7 @@ impl Swim {
         let foca = Foca::new(life, config(1), StdRng::from_seed(seed), letters.clone());
         let effects =
             Effects { directory, now, timers: BinaryHeap::new(), number: 0, letters: Vec::new(), events: Vec::new() };
-        Some(Self { foca, effects, letters, own, own_number: life.number, told_for: 1, told: None })
+        Some(Self { foca, effects, letters, own, own_number: life.number, outlived: None, told_for: 1, told: None })
     }
 
     /// A message came. One that makes no sense, or that was meant for somebody else, changes nothing.
@@ -236,15 +244,26 @@ impl Swim {
     }
 
     fn after(&mut self) {
-        let seen = self.letters.0.lock().own_seen;
+        let (seen, sender) = {
+            let mut letters = self.letters.0.lock();
+            (letters.own_seen, letters.sender.take())
+        };
         let life = *self.foca.identity();
         if seen > life.generation {
-            // Others know a later life of this node, whose clock was ahead then.
-            self.become_life(Life { generation: seen.saturating_add(1), ..life });
-            // Who told of it should know at once that it lives: it may know nobody else.
-            let sender = self.letters.0.lock().sender.take();
-            if let Some(sender) = sender.filter(|sender| sender.number != life.number) {
-                let _ = self.foca.announce(sender, &mut self.effects);
+            // Others know a later life of this node, whose clock was ahead then. Or two have its keys: those would outlive each
+            // other for ever, and so do it seldom.
+            let now = self.effects.now;
+            let since = self.outlived.map(|at| now.saturating_duration_since(at));
+            if since.is_none_or(|since| since >= OUTLIVE) {
+                self.outlived = Some(now);
+                self.become_life(Life { generation: seen.saturating_add(1), ..life });
+                // Whoever said so is told first: others may not be known.
+                if let Some(sender) = sender {
+                    let _ = self.foca.announce(sender, &mut self.effects);
+                }
+                if since.is_some_and(|since| since < TWIN) {
+                    self.effects.events.push(Event::Twin);
+                }
             }
         }
         let members = self.foca.num_members();
@@ -257,10 +276,10 @@ impl Swim {
 
     fn become_life(&mut self, life: Life) {
         {
-            // One lock: a second one, while the first is held by the condition of an `if let`, would wait for ever.
             let mut directory = self.effects.directory.lock();
-            let claimed = directory.card(self.own_number).map(|card| card.claimed);
-            claimed.map(|claimed| directory.meet(self.own, life.generation, claimed));
+            if let Some(claimed) = directory.card(self.own_number).map(|card| card.claimed) {
+                directory.meet(self.own, life.generation, claimed);
+            }
         }
         if let Err(error) = self.foca.change_identity(life, &mut self.effects) {
             tracing::debug!(%error, "a new life in gossip can't begin");

@@ -11,9 +11,13 @@ struct Lab {
     nodes: BTreeMap<u8, Swim>,
     /// What each believes of the others.
     alive: BTreeMap<u8, BTreeMap<u8, bool>>,
-    under_way: Vec<(Instant, u8, Vec<u8>)>,
+    under_way: Vec<(Instant, u8, u8, Vec<u8>)>,
     /// The nodes are in two halves, by the lowest bit.
     parted: bool,
+    /// How often somebody noticed that it lives twice.
+    twins: usize,
+    /// A node may be at another's address.
+    either: bool,
 }
 
 fn addr(tag: u8) -> SocketAddr {
@@ -28,7 +32,7 @@ impl Lab {
     fn new() -> Self {
         let now = Instant::now();
         let (nodes, alive) = (BTreeMap::new(), BTreeMap::new());
-        Self { now, began: now, nodes, alive, under_way: Vec::new(), parted: false }
+        Self { now, began: now, nodes, alive, under_way: Vec::new(), parted: false, twins: 0, either: false }
     }
 
     fn wall(&self) -> u32 {
@@ -59,30 +63,31 @@ impl Lab {
                     let SocketAddr::V4(to) = to else { panic!("{to}") };
                     let to = to.ip().octets()[3];
                     if !self.parted || tag % 2 == to % 2 {
-                        self.under_way.push((self.now + Duration::from_millis(20), to, letter));
+                        self.under_way.push((self.now + Duration::from_millis(20), *tag, to, letter));
                     }
                 }
                 let alive = self.alive.get_mut(tag).unwrap();
                 for event in events {
                     match event {
                         Event::Up(node, at) => {
-                            assert_eq!(at, addr(node.0[0]));
+                            assert!(self.either || at == addr(node.0[0]), "{at}");
                             alive.insert(node.0[0], true);
                         }
                         Event::Down(node) => {
                             alive.insert(node.0[0], false);
                         }
                         Event::Anew(..) => {}
+                        Event::Twin => self.twins += 1,
                     }
                 }
             }
             let now = self.now;
             let (due, rest) = std::mem::take(&mut self.under_way).into_iter().partition(|(at, ..)| *at <= now);
             self.under_way = rest;
-            let due: Vec<(Instant, u8, Vec<u8>)> = due;
-            for (_, to, letter) in due {
+            let due: Vec<(Instant, u8, u8, Vec<u8>)> = due;
+            for (_, from, to, letter) in due {
                 if let Some(swim) = self.nodes.get_mut(&to) {
-                    swim.receive(&letter, None, wall, self.now);
+                    swim.receive(&letter, Some(addr(from)), wall, self.now);
                 }
             }
         }
@@ -197,4 +202,21 @@ fn what_nobody_would_write_changes_nothing() {
     }
     lab.run(Duration::from_secs(20));
     assert!(lab.all_see(&[1, 2, 3, 4, 5, 6]), "{:?}", lab.alive);
+}
+
+#[test]
+fn two_that_live_under_one_name_do_not_outlive_each_other_without_end_and_notice() {
+    let mut lab = six();
+    // The second one is at node 7's place, and says that it is node 2.
+    let swim = Swim::new(node(2), addr(7), Arc::default(), [7; 32], lab.wall() + 1, lab.now).unwrap();
+    lab.nodes.insert(7, swim);
+    lab.alive.insert(7, BTreeMap::new());
+    let now = lab.now;
+    lab.nodes.get_mut(&7).unwrap().call(node(1), addr(1), now);
+    lab.either = true;
+    lab.run(Duration::from_secs(120));
+    assert!((1..=10).contains(&lab.twins), "{}", lab.twins);
+    for other in [1, 3, 4, 5, 6] {
+        assert!(lab.sees(other).len() >= 4, "the others are not disturbed: {:?}", lab.alive[&other]);
+    }
 }

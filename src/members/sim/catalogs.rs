@@ -158,7 +158,8 @@ impl World {
         assert!(!running.book.own_elsewhere(versions), "nobody here loses what it published");
         let wanted = running.book.lacks(versions);
         for told in versions.iter().filter(|told| wanted.contains(&told.node)) {
-            if self.running(who).is_some_and(|running| running.fetching.begin(&link, *told)) {
+            let now = self.instant();
+            if self.running(who).is_some_and(|running| running.fetching.begin(&link, *told, now)) {
                 self.fetch(who, told.node, (number, side));
             }
         }

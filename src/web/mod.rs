@@ -1,0 +1,3 @@
+//! What is served over HTTP.
+
+pub mod text;
