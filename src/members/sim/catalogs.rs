@@ -185,7 +185,9 @@ impl World {
         answer: &CatalogAnswer,
     ) {
         let Some(running) = self.nodes[who].running.as_deref_mut() else { return };
-        let Some(fetch) = running.fetches.get_mut(&node).filter(|fetch| fetch.session == (number, side)) else { return };
+        let Some(fetch) = running.fetches.get_mut(&node).filter(|fetch| fetch.session == (number, side)) else {
+            return;
+        };
         let have = fetch.copy.as_ref().map(|copy| copy.place());
         if !matches!(answer, CatalogAnswer::UpToDate) {
             let key = (self.numbers[&node], have, place);

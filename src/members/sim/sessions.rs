@@ -374,7 +374,8 @@ impl World {
 
     /// A node ends: its machine closes its sessions, unless that is off.
     pub fn drop_sessions(&mut self, who: usize) {
-        let mut numbers: Vec<u64> = self.sessions.iter().filter(|(_, s)| s.ends.contains(&who)).map(|(n, _)| *n).collect();
+        let mut numbers: Vec<u64> =
+            self.sessions.iter().filter(|(_, s)| s.ends.contains(&who)).map(|(n, _)| *n).collect();
         numbers.sort_unstable();
         let dark = self.nodes[who].dark;
         for number in numbers {
