@@ -83,7 +83,7 @@ impl World {
         let due = known.due(now, wanted);
         let next = known.next(wanted);
         running.to_dial.extend(due.into_iter().map(|(node, PeerAddr::Tcp(addr))| (node, addr)));
-        running.dials = Duration::MAX;
+        (running.dials, running.looked) = (Duration::MAX, at);
         if at >= running.swept + SWEEP {
             running.swept = at;
             self.close_idle(who);

@@ -20,7 +20,7 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
 use crate::catalog::book::CatalogBook;
 use crate::catalog::copy::CatalogCopy;
-use crate::members::dialling::SWEEP;
+use crate::members::dialling::{SWEEP, breather};
 use crate::members::fetching::Fetching;
 use crate::members::gossip::directory::Directory;
 use crate::members::gossip::swim::Swim;
@@ -99,6 +99,8 @@ pub struct Running {
     pub dialling: usize,
     pub to_dial: VecDeque<(NodeId, SocketAddr)>,
     pub swept: Duration,
+    /// When it last looked for whom to dial.
+    pub looked: Duration,
     /// When it ticks and dials next.
     pub ticks: Duration,
     pub dials: Duration,
@@ -261,6 +263,7 @@ impl World {
             dialling: 0,
             to_dial: VecDeque::new(),
             swept: self.now,
+            looked: Duration::ZERO,
             ticks: Duration::MAX,
             dials: Duration::MAX,
             neighbours: None,
@@ -400,6 +403,7 @@ impl World {
     pub fn dial_by(&mut self, who: usize, at: Duration) {
         let at = at.max(self.now);
         let Some(running) = self.running(who) else { return };
+        let at = at.max(running.looked + breather(running.known.count()));
         if at < running.dials {
             running.dials = at;
             self.at(at, Event::Dials(who));
