@@ -114,8 +114,8 @@ impl World {
         }
     }
 
-    pub fn dialled(&mut self, dial: Dial) {
-        let Dial { who, run, node, addr, latency, reached } = dial;
+    pub fn dialled(&mut self, dial: &Dial) {
+        let Dial { who, run, node, addr, latency, reached } = *dial;
         let now = self.instant();
         let there = super::world::number_of(addr).filter(|there| {
             reached && self.nodes[who].run == run && !self.is_cut(who, *there) && self.nodes[*there].running.is_some()

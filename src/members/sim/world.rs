@@ -123,6 +123,9 @@ pub struct Node {
     pub bytes: [u64; SPENT.len()],
 }
 
+/// A step that a catalog takes: whose, from what place, by somebody whose own stands at what place.
+pub type Step = (usize, Option<(u64, u64)>, (u64, u64));
+
 /// See the module.
 pub struct World {
     pub now: Duration,
@@ -140,7 +143,7 @@ pub struct World {
     pub parted: bool,
     pub truth: Truth,
     /// What a catalog becomes by an answer: verified once, for all.
-    pub verified: HashMap<(usize, Option<(u64, u64)>, (u64, u64)), Arc<CatalogCopy>>,
+    pub verified: HashMap<Step, Arc<CatalogCopy>>,
     /// Events so far, for people.
     pub events: u64,
 }
@@ -356,7 +359,7 @@ impl World {
             Event::Calls(who, run) => self.call_absent(who, run),
             Event::Exchanges(who, run) => self.exchange_with_one(who, run),
             Event::Datagram(from, to, letter) => self.datagram(from, to, &letter),
-            Event::Dialled(dial) => self.dialled(dial),
+            Event::Dialled(dial) => self.dialled(&dial),
             Event::Accepted(session) => self.connected(session, 1),
             Event::Said(session, side, said) => self.hears(session, side, said),
             Event::Wakes(session, side) => self.keep_alive(session, side),
