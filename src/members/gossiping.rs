@@ -59,8 +59,7 @@ pub(super) fn take_in(
     own: NodeId,
     roster: &mut Roster,
     known: &mut Known,
-    wall: Timestamp,
-    now: Instant,
+    (wall, now): (Timestamp, Instant),
 ) -> bool {
     let mut changed = false;
     for event in events {
@@ -217,16 +216,16 @@ impl Membership {
     }
 
     fn gossip_events(&self, events: &[Event]) {
-        let (changed, doubted) = {
-            let mut roster = self.roster.lock();
-            let mut known = self.known.lock();
-            let (wall, now) = (Timestamp::now(), Instant::now());
-            let changed = take_in(events, self.around.identity.node, &mut roster, &mut known, wall, now);
-            (changed, doubted(events, &roster))
-        };
         if events.contains(&Event::Twin) {
             super::publishing::in_use();
         }
+        let (changed, doubted) = {
+            let mut roster = self.roster.lock();
+            let mut known = self.known.lock();
+            let now = (Timestamp::now(), Instant::now());
+            let changed = take_in(events, self.around.identity.node, &mut roster, &mut known, now);
+            (changed, doubted(events, &roster))
+        };
         for link in doubted {
             tokio::spawn(async move {
                 let sign = tokio::time::timeout(DOUBT, link.request(Request::Ping)).await;

@@ -229,6 +229,11 @@ impl Known {
         }
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.peers.len()
+    }
+
     /// True if every address of `node` was tried in vain since it was last heard of.
     pub fn in_vain(&self, node: &NodeId) -> bool {
         self.peers.get(node).is_some_and(|peer| peer.failures as usize >= peer.addrs.len())

@@ -154,11 +154,11 @@ impl World {
         let Some(session) = self.sessions.get(&number) else { return };
         let (who, link) = (session.ends[side], Arc::clone(&session.links[side]));
         let link: Arc<dyn PeerLink> = link as _;
-        let now = self.instant();
         let Some(running) = self.running(who) else { return };
         assert!(!running.book.own_elsewhere(versions), "nobody here loses what it published");
         let wanted = running.book.lacks(versions);
         for told in versions.iter().filter(|told| wanted.contains(&told.node)) {
+            let now = self.instant();
             if self.running(who).is_some_and(|running| running.fetching.begin(&link, *told, now)) {
                 self.fetch(who, told.node, (number, side));
             }

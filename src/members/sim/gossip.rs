@@ -36,17 +36,17 @@ impl World {
 
     /// Sends what is to be sent and takes in what was noticed.
     pub fn gossip_effects(&mut self, who: usize) {
-        let (now, id) = (self.instant(), self.nodes[who].id);
-        let wall = self.timestamp();
+        let (now, wall, id) = (self.instant(), self.timestamp(), self.nodes[who].id);
         let Some(running) = self.running(who) else { return };
         let (letters, events) = running.swim.take();
         if !events.is_empty() {
-            take_in(&events, id, &mut running.roster, &mut running.known, wall, now);
+            take_in(&events, id, &mut running.roster, &mut running.known, (wall, now));
             let doubted: Vec<(u64, usize)> = doubted(&events, &running.roster).iter().map(place).collect();
             doubted.into_iter().for_each(|(number, side)| self.doubt(number, side));
             for event in events {
-                if let Noticed::Up(node, _) | Noticed::Anew(node, _) | Noticed::Down(node) = event {
-                    self.believe(who, node);
+                match event {
+                    Noticed::Up(node, _) | Noticed::Anew(node, _) | Noticed::Down(node) => self.believe(who, node),
+                    Noticed::Twin => panic!("nobody here has a twin"),
                 }
             }
             self.dial_by(who, self.now + GATHER);

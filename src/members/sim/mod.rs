@@ -46,10 +46,12 @@ fn a_hundred_nodes_miss_the_dead_soon_and_hear_of_news_at_once() {
 
 #[test]
 fn a_hundred_nodes_that_were_parted_agree_within_10_seconds() {
-    let row = parted(100, 2);
-    println!("{row}");
-    assert!(row.figure("wrong beliefs at the end") >= 100.0 * 49.0);
-    assert!(row.figure("and on all catalogs (s)") <= 10.0);
+    for seed in 1..=3 {
+        let row = parted(100, seed);
+        println!("{row}");
+        assert!(row.figure("wrong beliefs at the end") >= 100.0 * 49.0);
+        assert!(row.figure("and on all catalogs (s)") <= 10.0);
+    }
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl World {
         let due = known.due(now, wanted);
         let next = known.next(wanted);
         running.to_dial.extend(due.into_iter().map(|(node, PeerAddr::Tcp(addr))| (node, addr)));
-        running.dials = Duration::MAX;
+        (running.dials, running.looked) = (Duration::MAX, at);
         if at >= running.swept + SWEEP {
             running.swept = at;
             self.close_idle(who);
@@ -114,8 +114,8 @@ impl World {
         }
     }
 
-    pub fn dialled(&mut self, dial: Dial) {
-        let Dial { who, run, node, addr, latency, reached } = dial;
+    pub fn dialled(&mut self, dial: &Dial) {
+        let Dial { who, run, node, addr, latency, reached } = *dial;
         let now = self.instant();
         let there = super::world::number_of(addr).filter(|there| {
             reached && self.nodes[who].run == run && !self.is_cut(who, *there) && self.nodes[*there].running.is_some()

@@ -20,7 +20,7 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
 use crate::catalog::book::CatalogBook;
 use crate::catalog::copy::CatalogCopy;
-use crate::members::dialling::SWEEP;
+use crate::members::dialling::{SWEEP, breather};
 use crate::members::fetching::Fetching;
 use crate::members::gossip::directory::Directory;
 use crate::members::gossip::swim::Swim;
@@ -99,6 +99,8 @@ pub struct Running {
     pub dialling: usize,
     pub to_dial: VecDeque<(NodeId, SocketAddr)>,
     pub swept: Duration,
+    /// When it last looked for whom to dial.
+    pub looked: Duration,
     /// When it ticks and dials next.
     pub ticks: Duration,
     pub dials: Duration,
@@ -121,6 +123,9 @@ pub struct Node {
     pub bytes: [u64; SPENT.len()],
 }
 
+/// A step that a catalog takes: whose, from what place, by somebody whose own stands at what place.
+pub type Step = (usize, Option<(u64, u64)>, (u64, u64));
+
 /// See the module.
 pub struct World {
     pub now: Duration,
@@ -138,7 +143,7 @@ pub struct World {
     pub parted: bool,
     pub truth: Truth,
     /// What a catalog becomes by an answer: verified once, for all.
-    pub verified: HashMap<(usize, Option<(u64, u64)>, (u64, u64)), Arc<CatalogCopy>>,
+    pub verified: HashMap<Step, Arc<CatalogCopy>>,
     /// Events so far, for people.
     pub events: u64,
 }
@@ -261,6 +266,7 @@ impl World {
             dialling: 0,
             to_dial: VecDeque::new(),
             swept: self.now,
+            looked: Duration::ZERO,
             ticks: Duration::MAX,
             dials: Duration::MAX,
             neighbours: None,
@@ -353,7 +359,7 @@ impl World {
             Event::Calls(who, run) => self.call_absent(who, run),
             Event::Exchanges(who, run) => self.exchange_with_one(who, run),
             Event::Datagram(from, to, letter) => self.datagram(from, to, &letter),
-            Event::Dialled(dial) => self.dialled(dial),
+            Event::Dialled(dial) => self.dialled(&dial),
             Event::Accepted(session) => self.connected(session, 1),
             Event::Said(session, side, said) => self.hears(session, side, said),
             Event::Wakes(session, side) => self.keep_alive(session, side),
@@ -400,6 +406,7 @@ impl World {
     pub fn dial_by(&mut self, who: usize, at: Duration) {
         let at = at.max(self.now);
         let Some(running) = self.running(who) else { return };
+        let at = at.max(running.looked + breather(running.known.count()));
         if at < running.dials {
             running.dials = at;
             self.at(at, Event::Dials(who));
