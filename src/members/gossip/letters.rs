@@ -166,6 +166,7 @@ impl Codec<Life> for Letters {
     fn decode_header(&mut self, mut buf: impl Buf) -> Result<Header<Life>, BadLetter> {
         let kind = byte(&mut buf)?;
         let src = self.read_life(&mut buf)?;
+        self.sender = Some(src);
         let src_incarnation = u16::from_be_bytes(take(&mut buf)?);
         let to: [u8; 8] = take(&mut buf)?;
         let generation = u32::from_be_bytes(take(&mut buf)?);
