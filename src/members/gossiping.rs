@@ -94,6 +94,16 @@ pub(super) fn doubted(events: &[Event], roster: &Roster) -> Vec<Arc<dyn PeerLink
     dead.collect()
 }
 
+/// Closes a session on which nothing comes for [`DOUBT`] though a sign of life was asked for.
+async fn close_if_dead(link: Arc<dyn PeerLink>) {
+    let received = link.stats().received;
+    let sign = tokio::time::timeout(DOUBT, link.request(Request::Ping)).await;
+    // One that brings anything has only a long queue.
+    if !matches!(sign, Ok(Ok(_))) && link.stats().received == received {
+        link.close();
+    }
+}
+
 impl Gossip {
     pub fn new(network: &Network) -> Self {
         let sealer = network.gossip_key().map(|key| DatagramSealer::new(&key));
@@ -227,12 +237,7 @@ impl Membership {
             (changed, doubted(events, &roster))
         };
         for link in doubted {
-            tokio::spawn(async move {
-                let sign = tokio::time::timeout(DOUBT, link.request(Request::Ping)).await;
-                if !matches!(sign, Ok(Ok(_))) {
-                    link.close();
-                }
-            });
+            tokio::spawn(close_if_dead(link));
         }
         if changed {
             self.view_now.notify_one();
@@ -264,5 +269,34 @@ impl Membership {
             swim.leave(Instant::now());
         }
         self.gossip_effects();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::net::fake::{Behaviour, FakePeer};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_without_power_was_believed_alive_for_as_long_as_its_session() {
+        let link = |tag, behaviour| -> Arc<dyn PeerLink> { FakePeer::new(tag, &bytes::Bytes::new(), behaviour) };
+        let (silent, honest) = (link(1, Behaviour::Silent), link(2, Behaviour::Honest));
+        let (own, now) = (NodeId([9; 32]), Instant::now());
+        let mut roster = Roster::new(own, Duration::ZERO, BTreeSet::new(), now);
+        roster.join(&silent, now);
+        roster.join(&honest, now);
+        let dead = [Event::Down(silent.node()), Event::Down(honest.node()), Event::Down(NodeId([8; 32]))];
+        take_in(&dead, own, &mut roster, &mut Known::default(), (Timestamp::default(), now));
+        assert!(roster.is_live(&silent.node()), "a session outweighs what gossip says");
+        let doubted = doubted(&dead, &roster);
+        assert_eq!(doubted.len(), 2);
+        let began = tokio::time::Instant::now();
+        for link in doubted {
+            close_if_dead(link).await;
+        }
+        assert!(silent.is_closed() && !honest.is_closed());
+        assert_eq!(began.elapsed(), DOUBT);
     }
 }

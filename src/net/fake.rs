@@ -26,7 +26,7 @@ pub enum Behaviour {
     Slow(u64),
     /// Sends wrong bytes.
     Lying,
-    /// Never answers a request for a chunk.
+    /// Never answers a request for a chunk, nor a ping.
     Silent,
     /// Is gone after this many chunks.
     Vanishing(u64),
@@ -174,6 +174,8 @@ impl PeerLink for FakePeer {
             Request::Group { content, group } if content == self.manifest.content() => {
                 Ok(Response::Group(self.manifest.group(group).to_vec()))
             }
+            Request::Ping if matches!(self.behaviour, Behaviour::Silent) => std::future::pending().await,
+            Request::Ping => Ok(Response::Pong),
             _ => Err(LinkError::Refused),
         }
     }
