@@ -92,9 +92,12 @@ pub fn cold_start(nodes: usize, seed: u64) -> Row {
     Row { what: "cold start", figures }
 }
 
-/// One node comes to a network that runs; later one is killed, one's machine is switched off, one leaves, and one shares a
-/// file.
-pub fn comings_and_goings(nodes: usize, seed: u64) -> Vec<Row> {
+/// How a node may end.
+pub const ENDS: [&str; 3] = ["one is killed", "one's machine is off", "one leaves"];
+
+/// One node comes to a network that runs; later some end, one after the other, so many `times` in each of these ways; and one
+/// shares a file.
+pub fn comings_and_goings(nodes: usize, seed: u64, ends: &[&'static str], times: usize) -> Vec<Row> {
     let mut world = settled(nodes, 1, seed);
     let mut rows = Vec::new();
     assert!(agreed(&world), "{} wrong, {} lacking", world.truth.wrong(), world.truth.lacking());
@@ -112,8 +115,7 @@ pub fn comings_and_goings(nodes: usize, seed: u64) -> Vec<Row> {
     rows.push(Row { what: "one joins", figures });
 
     world.run(CALM);
-    let times = if nodes < 100 { 1 } else { 3 };
-    for what in ["one is killed", "one's machine is off", "one leaves"] {
+    for what in ends.iter().copied() {
         let mut longest: f64 = 0.0;
         for _ in 0..times {
             let running: Vec<usize> = (1..nodes).filter(|who| world.nodes[*who].running.is_some()).collect();
