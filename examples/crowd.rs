@@ -90,8 +90,8 @@ impl Member {
             if self.silent.load(Ordering::Relaxed) {
                 continue;
             }
-            if let Some(letter) = self.crowd.sealer.open(&buffer[..len], wall()) {
-                self.swim.lock().receive(&letter, Some(from), wall(), Instant::now());
+            if let Some((sent, letter)) = self.crowd.sealer.open(&buffer[..len], wall()) {
+                self.swim.lock().receive(&letter, Some((from, sent)), wall(), Instant::now());
                 self.flush();
             }
         }

@@ -94,7 +94,7 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Show the peers that are connected
+    /// Show the peers that are live
     Peers {
         #[command(flatten)]
         output: Output,

@@ -135,6 +135,29 @@ fn networks(all: &[NetworkReport]) -> String {
     table.render()
 }
 
+/// How a network's peers were found, and where its catalogs stand.
+fn members_line(network: &NetworkReport) -> String {
+    let found: Vec<String> = network.found.iter().map(|(how, count)| format!("{count} by {how}")).collect();
+    let found = if found.is_empty() { String::new() } else { format!(" (found: {})", found.join(", ")) };
+    let gossip = match network.gossip {
+        Some(members) => format!("; gossip knows {members}"),
+        None => "; no gossip".into(),
+    };
+    let own = network.own_version.map_or_else(String::new, |(epoch, version)| format!(", own at {epoch}.{version}"));
+    let sum = if network.catalog_sum.is_empty() { String::new() } else { format!(", sum {}", network.catalog_sum) };
+    let lag = match network.lag.most_ms {
+        0 => String::new(),
+        _ => format!(", changes take {} ms (median), {} at most", network.lag.median_ms, network.lag.most_ms),
+    };
+    format!(
+        "{}: {} live, {}{found}{gossip}; {}{own}{sum}{lag}\n",
+        network.name,
+        plural(network.peers as u64, "peer"),
+        plural(network.connected as u64, "session"),
+        plural(network.nodes as u64, "catalog"),
+    )
+}
+
 fn share_line(share: &ShareReport) -> String {
     let to = format!("{} with network '{}'", share.dir.shown(), share.network);
     match share.state.as_str() {
@@ -358,6 +381,7 @@ fn status(status: &StatusReport) -> String {
         out.push_str(&format!(", {} records were damaged and fetched again", cache.damaged));
     }
     out.push('\n');
+    status.networks.iter().filter(|network| network.member).for_each(|network| out.push_str(&members_line(network)));
     for (title, table) in [
         ("Networks", networks(&status.networks)),
         ("Shares", if status.shares.is_empty() { String::new() } else { shares(&status.shares) }),

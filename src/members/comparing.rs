@@ -9,7 +9,7 @@ use crate::catalog::sums::{BucketSet, SumTable};
 use crate::wire::message::{CatalogVersion, MemberRecord, Request, Response, Sums};
 
 /// Nodes about which one message of a comparison tells, more or less.
-const AT_A_TIME: usize = 8192;
+pub(super) const AT_A_TIME: usize = 4096;
 
 /// An answer that makes no sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -45,6 +45,8 @@ pub(super) fn wanted(node: &NodeId, roster: &Roster, needs: bool) -> Wanted {
         Wanted::No
     } else if needs || is_nobody(node) {
         Wanted::Now
+    } else if roster.live_count() == 0 {
+        Wanted::Soon
     } else if roster.is_live(node) {
         Wanted::No
     } else {
@@ -84,12 +86,11 @@ impl Membership {
             let mut demand = self.demand.lock();
             demand.retain(|_, until| *until > now);
             let mut known = self.known.lock();
-            let alone = roster.live_count() == 0;
             let wanted = |node: &NodeId| {
                 if *node == own {
                     return Wanted::No;
                 }
-                wanted(node, &roster, alone || neighbours.contains(node) || demand.contains_key(node))
+                wanted(node, &roster, neighbours.contains(node) || demand.contains_key(node))
             };
             let due = known.due(now, wanted);
             (due, known.next(wanted))
@@ -101,7 +102,13 @@ impl Membership {
                 let link = {
                     // The semaphore is never closed.
                     let _slot = membership.dial_slots.acquire().await;
-                    membership.dial_one(node, addr).await
+                    if membership.roster.lock().has(&node) {
+                        // It has called meanwhile.
+                        membership.known.lock().dialled(node, true, Instant::now());
+                        None
+                    } else {
+                        membership.dial_one(node, addr).await
+                    }
                 };
                 membership.dial_now.notify_one();
                 if let Some(link) = link {

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::comparing::AT_A_TIME;
 use super::gossip::swim::{Event, Swim};
 use super::known::{Found, Known, is_nobody};
 use super::membership::Membership;
 use super::roster::Roster;
 use crate::base::clock::Timestamp;
 use crate::base::ids::NodeId;
+use crate::base::quiet::may_log;
 use crate::net::link::{PeerAddr, PeerLink};
 use crate::vault::datagram::DatagramSealer;
 use crate::vault::network::Network;
@@ -114,12 +116,12 @@ impl Gossip {
 impl Membership {
     /// A datagram came. False if it is not of this network.
     pub fn datagram(self: &Arc<Self>, sealed: &[u8], from: SocketAddr) -> bool {
-        let Some(letter) = self.gossip.sealer.as_ref().and_then(|sealer| sealer.open(sealed, wall())) else {
+        let Some((sent, letter)) = self.gossip.sealer.as_ref().and_then(|sealer| sealer.open(sealed, wall())) else {
             return false;
         };
         self.gossip_toward(from);
         if let Some(swim) = self.gossip.swim.lock().as_mut() {
-            swim.receive(&letter, Some(from), wall(), Instant::now());
+            swim.receive(&letter, Some((from, sent)), wall(), Instant::now());
         }
         if self.roster.lock().heard(Instant::now()) {
             self.view_now.notify_one();
@@ -226,8 +228,11 @@ impl Membership {
     }
 
     fn gossip_events(&self, events: &[Event]) {
-        if events.contains(&Event::Twin) {
-            super::publishing::in_use();
+        if events.contains(&Event::Twin) && may_log(self.around.identity.node, "twin").is_some() {
+            tracing::warn!(
+                "gossip knows later lives of this node than it has had: another daemon may run with the same keys, or a member \
+                 says so"
+            );
         }
         let (changed, doubted) = {
             let mut roster = self.roster.lock();
@@ -252,6 +257,8 @@ impl Membership {
 
     /// Takes what a peer knows of members.
     pub(super) fn learn_members(&self, records: &[MemberRecord]) {
+        // More than an honest exchange brings at a time; each costs a look through all members.
+        let records = &records[..records.len().min(2 * AT_A_TIME)];
         if let Some(swim) = self.gossip.swim.lock().as_mut() {
             swim.learn(records, wall(), Instant::now());
         }

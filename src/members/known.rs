@@ -24,6 +24,10 @@ const MAX_SEEN: usize = 100_000;
 const MAX_ADDRS: usize = 16;
 /// So often whoever announces itself on the local network is tried.
 const STRANGER: u32 = 3;
+/// Of peers that are wanted soon: so many are dialled at once.
+const SOON: usize = 24;
+/// Placeholders for addresses on the local network that are kept.
+const MAX_NEARBY: usize = 64;
 /// Of peers that are wanted slowly: so many are tried in each such time.
 const SLOWLY: (usize, Duration) = (4, Duration::from_secs(1));
 /// A peer that was not seen for this long is forgotten.
@@ -43,6 +47,9 @@ pub enum Wanted {
     No,
     /// Now and then, to find out whether it is back: few of those at once, however many there are.
     Slowly,
+    /// As soon as it is due, with few others at once: who is alone tries all that it remembers, and should not wait for those who
+    /// do not answer before it hears of one who is there.
+    Soon,
     /// As soon as it is due.
     Now,
 }
@@ -152,6 +159,13 @@ impl Known {
 
     /// Somebody says that `node` is active at `addrs`: due at once.
     pub fn hear(&mut self, node: NodeId, addrs: &[SocketAddr], found: Found, now: Instant) {
+        // Nobody may call itself what stands for nobody here.
+        if !is_nobody(&node) {
+            self.hear_as(node, addrs, found as u8, now);
+        }
+    }
+
+    fn hear_as(&mut self, node: NodeId, addrs: &[SocketAddr], found: u8, now: Instant) {
         if addrs.is_empty() || (self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&node)) {
             return;
         }
@@ -164,7 +178,7 @@ impl Known {
             next: now,
             dialling: false,
         });
-        peer.found |= found as u8;
+        peer.found |= found;
         // The newest first; old ones stay as a fallback.
         let mut all = addrs.to_vec();
         all.extend(peer.addrs.iter().filter(|old| !addrs.contains(old)).copied());
@@ -179,6 +193,7 @@ impl Known {
     pub fn due(&mut self, now: Instant, wanted: impl Fn(&NodeId) -> Wanted) -> Vec<(NodeId, PeerAddr)> {
         let mut due = Vec::new();
         let mut slow = Vec::new();
+        let mut soon = SOON.saturating_sub(self.peers.values().filter(|peer| peer.dialling).count());
         for (node, peer) in &mut self.peers {
             if peer.dialling || peer.next > now {
                 continue;
@@ -186,6 +201,11 @@ impl Known {
             match wanted(peer.stands_for.as_ref().unwrap_or(node)) {
                 Wanted::No => {}
                 Wanted::Slowly => slow.push((peer.next, *node)),
+                Wanted::Soon if soon > 0 => {
+                    soon -= 1;
+                    due.push(*node);
+                }
+                Wanted::Soon => {}
                 Wanted::Now => due.push(*node),
             }
         }
@@ -205,17 +225,23 @@ impl Known {
 
     /// When somebody is due next.
     pub fn next(&self, wanted: impl Fn(&NodeId) -> Wanted) -> Option<Instant> {
+        let busy = self.peers.values().filter(|peer| peer.dialling).count() >= SOON;
         let at = |(node, peer): (&NodeId, &Peer)| match wanted(peer.stands_for.as_ref().unwrap_or(node)) {
             Wanted::No => None,
             Wanted::Slowly => Some(peer.next.max(self.slowly.unwrap_or(peer.next))),
-            Wanted::Now => Some(peer.next),
+            // The end of a dial is a reason to look again.
+            Wanted::Soon if busy => None,
+            Wanted::Soon | Wanted::Now => Some(peer.next),
         };
         self.peers.iter().filter(|(_, peer)| !peer.dialling).filter_map(at).min()
     }
 
     /// Somebody may be at this address, nobody knows who.
     pub fn hear_of_nobody(&mut self, addr: SocketAddr, found: Found, now: Instant) {
-        self.hear(nobody_at(addr), &[addr], found, now);
+        let nearby = |(node, peer): (&NodeId, &Peer)| is_nobody(node) && peer.found == Found::Lan as u8;
+        if found != Found::Lan || self.peers.iter().filter(|peer| nearby(*peer)).count() < MAX_NEARBY {
+            self.hear_as(nobody_at(addr), &[addr], found as u8, now);
+        }
     }
 
     /// At the address of this placeholder is `node`; or it is this very node, or nobody of this network.
@@ -274,9 +300,11 @@ impl Known {
     }
 
     /// A session with `node` is up, at `addrs` by its own word.
-    pub fn met(&mut self, node: NodeId, addrs: &[PeerAddr], wall: Timestamp, now: Instant) {
+    pub fn met(&mut self, node: NodeId, addrs: &[PeerAddr], we_called: bool, wall: Timestamp, now: Instant) {
         let addrs: Vec<SocketAddr> = addrs.iter().map(|PeerAddr::Tcp(addr)| *addr).collect();
-        self.hear(node, &addrs, Found::Peer, now + FIRST_RETRY);
+        // Who was called was found before.
+        let found = if we_called && self.peers.contains_key(&node) { 0 } else { Found::Peer as u8 };
+        self.hear_as(node, &addrs, found, now + FIRST_RETRY);
         self.seen(node, wall);
     }
 

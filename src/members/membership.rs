@@ -389,7 +389,7 @@ impl Membership {
         if joined == Joined::Closed {
             return;
         }
-        self.known.lock().met(node, link.addrs(), Timestamp::now(), Instant::now());
+        self.known.lock().met(node, link.addrs(), link.we_called(), Timestamp::now(), Instant::now());
         tracing::info!(peer = %node.short(12), network = %self.id.short(12), "connected");
         let pending = self.pending.guard();
         self.sessions.send_modify(|number| *number += 1);
@@ -412,8 +412,10 @@ impl Membership {
 
     fn disconnected(&self, link: &Arc<dyn PeerLink>) {
         let node = link.node();
-        let (ending, now) = (self.endings.lock().remove(&node).unwrap_or(Ending::Broken), Instant::now());
+        let (ending, now) = (self.endings.lock().get(&node).copied().unwrap_or(Ending::Broken), Instant::now());
+        // Of one that was replaced nobody need know how it ended.
         let Some(changed) = self.roster.lock().leave(link, ending, now) else { return };
+        self.endings.lock().remove(&node);
         self.greeted.send_if_modified(|greeted| greeted.remove(&node));
         tracing::info!(peer = %node.short(12), network = %self.id.short(12), ?ending, "disconnected");
         self.known.lock().lost(node, Timestamp::now(), now);

@@ -61,7 +61,7 @@ fn restored() {
     );
 }
 
-pub(super) fn in_use() {
+fn in_use() {
     tracing::error!(
         "this identity is in use elsewhere: another daemon publishes with the same keys. Let one of the two homes make a \
          new vault, and join again"

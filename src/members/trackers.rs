@@ -157,9 +157,9 @@ impl Membership {
                 // A list that comes in pages says who is not on it once all are here.
                 if !more {
                     self.listed(number, listed, feed);
+                    // Here rather than by the loop: what is found counts as under way before this ping counts as done.
+                    self.dial_due();
                 }
-                // Here rather than by the loop: what is found counts as under way before this ping counts as done.
-                self.dial_due();
                 Ok(pause)
             }
             Ok(Ok(_)) => Err("an answer that makes no sense".into()),

@@ -33,6 +33,11 @@ impl Serving {
         Some(Place { serving: Arc::clone(self), id })
     }
 
+    /// True if nothing is asked at present.
+    pub fn is_empty(&self) -> bool {
+        self.open.lock().is_empty()
+    }
+
     /// Its answer is made by this task.
     pub fn runs_as(&self, id: u32, task: AbortHandle) {
         // It may be done already, and its place with it.

@@ -571,6 +571,10 @@ impl PeerLink for Session {
     }
 
     fn unused_for(&self) -> Duration {
+        // What takes long is in use until it is done; a ping takes a moment.
+        if !self.waiting.lock().is_empty() || !self.serving.is_empty() {
+            return Duration::ZERO;
+        }
         Duration::from_millis(self.elapsed().saturating_sub(self.used.load(Ordering::Relaxed)))
     }
 }

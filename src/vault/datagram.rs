@@ -47,8 +47,9 @@ impl DatagramSealer {
         Ok([&[VERSION], &nonce[..], &sealed.unwrap_or_default()].concat())
     }
 
-    /// Opens what came at `wall`; `None` if it is nobody's of this network, damaged, or too old.
-    pub fn open(&self, sealed: &[u8], wall: u32) -> Option<Vec<u8>> {
+    /// Opens what came at `wall`: when it was sealed, by the sender's clock, and what is in it. `None` if it is nobody's of this
+    /// network, damaged, or too old.
+    pub fn open(&self, sealed: &[u8], wall: u32) -> Option<(u32, Vec<u8>)> {
         let (version, rest) = sealed.split_first()?;
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE>()?;
         if *version != VERSION {
@@ -61,7 +62,7 @@ impl DatagramSealer {
             return None;
         }
         plain.drain(..CLOCK);
-        Some(plain)
+        Some((sent, plain))
     }
 }
 
@@ -80,8 +81,8 @@ mod tests {
         let (ours, theirs, wall) = (sealer(1), sealer(2), 1_000_000);
         let sealed = ours.seal(b"hello", wall).unwrap();
         assert_eq!(sealed.len(), 5 + OVERHEAD);
-        assert_eq!(ours.open(&sealed, wall + 1800).as_deref(), Some(&b"hello"[..]));
-        assert_eq!(ours.open(&sealed, wall - 1800).as_deref(), Some(&b"hello"[..]));
+        assert_eq!(ours.open(&sealed, wall + 1800), Some((wall, b"hello".to_vec())));
+        assert_eq!(ours.open(&sealed, wall - 1800), Some((wall, b"hello".to_vec())));
         assert!(ours.open(&sealed, wall + 1801).is_none() && theirs.open(&sealed, wall).is_none());
         for at in 0..sealed.len() {
             let mut altered = sealed.clone();

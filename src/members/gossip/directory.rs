@@ -41,8 +41,10 @@ pub struct Card {
     pub node: NodeId,
     /// Where it says, or others say, that it can be reached, in the newest generation that was heard of.
     pub claimed: SocketAddr,
-    /// Where its last datagram came from: through a translating router that is the only way back.
+    /// Where its newest datagram came from: through a translating router that is the only way back.
     pub heard: Option<SocketAddr>,
+    /// When that was sent, by the node's clock.
+    sent: u32,
     /// The newest that was heard of.
     pub generation: u32,
 }
@@ -64,6 +66,10 @@ impl Directory {
                     if card.claimed != claimed {
                         card.heard = None;
                     }
+                    if generation > card.generation {
+                        // Its clock may have been set.
+                        card.sent = 0;
+                    }
                     (card.generation, card.claimed) = (generation, claimed);
                 }
                 *number
@@ -71,7 +77,7 @@ impl Directory {
             None if self.cards.len() >= MAX_NODES => return None,
             None => {
                 let number = self.cards.len() as u32;
-                self.cards.push(Card { node, claimed, heard: None, generation });
+                self.cards.push(Card { node, claimed, heard: None, sent: 0, generation });
                 self.numbers.insert(node, number);
                 number
             }
@@ -79,10 +85,14 @@ impl Directory {
         Some(Life { number, generation })
     }
 
-    /// A datagram of this node came from there.
-    pub fn heard(&mut self, number: u32, from: SocketAddr) {
-        if let Some(card) = self.cards.get_mut(number as usize) {
-            card.heard = Some(from);
+    /// A datagram of this node, sent at that time, came from there. An older one than the newest says nothing: who recorded
+    /// it may send it again from anywhere.
+    pub fn heard(&mut self, life: Life, from: SocketAddr, sent: u32) {
+        if let Some(card) = self.cards.get_mut(life.number as usize)
+            && sent > card.sent
+            && life.generation == card.generation
+        {
+            (card.heard, card.sent) = (Some(from), sent);
         }
     }
 

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use super::directory::{Directory, Life};
 use crate::base::ids::NodeId;
+use crate::members::known::is_nobody;
 use crate::wire::message::MemberRecord;
 
 /// A generation further in the future than this is nobody's: whoever claimed the last possible one for another node would
@@ -36,8 +37,8 @@ pub struct BadLetter;
 pub struct Letters {
     pub directory: Arc<Mutex<Directory>>,
     pub own: NodeId,
-    /// Where the datagram that is read came from.
-    pub from: Option<SocketAddr>,
+    /// Where the datagram that is read came from, and when it was sent, by the sender's clock.
+    pub from: Option<(SocketAddr, u32)>,
     /// Who sent it.
     pub sender: Option<Life>,
     /// Seconds since 1970.
@@ -105,7 +106,7 @@ impl Letters {
     }
 
     fn life(&mut self, node: NodeId, generation: u32, addr: SocketAddr) -> Result<Life, BadLetter> {
-        if generation > self.wall.saturating_add(AHEAD) {
+        if generation > self.wall.saturating_add(AHEAD) || is_nobody(&node) {
             return Err(BadLetter);
         }
         let mut directory = self.directory.lock();
@@ -194,10 +195,12 @@ impl Codec<Life> for Letters {
             10 => Message::TurnUndead,
             _ => return Err(BadLetter),
         };
-        if let Some(from) = self.from
+        // One that was meant for somebody else says nothing of the way from here.
+        if let Some((from, sent)) = self.from
             && src.number != own
+            && dst.number == own
         {
-            self.directory.lock().heard(src.number, from);
+            self.directory.lock().heard(src, from, sent);
         }
         Ok(Header { src, src_incarnation, dst, message })
     }

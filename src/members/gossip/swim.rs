@@ -205,8 +205,8 @@ impl Swim {
         Some(Self { foca, effects, letters, own, own_number: life.number, outlived: None, told_for: 1, told: None })
     }
 
-    /// A message came. One that makes no sense, or that was meant for somebody else, changes nothing.
-    pub fn receive(&mut self, letter: &[u8], from: Option<SocketAddr>, wall: u32, now: Instant) {
+    /// A message came, from there, sent at that time by its sender's clock. One that makes no sense, or that was meant for somebody else, changes nothing.
+    pub fn receive(&mut self, letter: &[u8], from: Option<(SocketAddr, u32)>, wall: u32, now: Instant) {
         {
             let mut letters = self.letters.0.lock();
             (letters.from, letters.sender, letters.wall) = (from, None, wall);

@@ -87,7 +87,7 @@ impl Lab {
             let due: Vec<(Instant, u8, u8, Vec<u8>)> = due;
             for (_, from, to, letter) in due {
                 if let Some(swim) = self.nodes.get_mut(&to) {
-                    swim.receive(&letter, Some(addr(from)), wall, self.now);
+                    swim.receive(&letter, Some((addr(from), wall)), wall, self.now);
                 }
             }
         }

@@ -21,7 +21,7 @@ impl World {
         let (on, bytes) = (super::link::spent_on(letter), super::link::datagram(letter));
         self.spend(to, None, on, bytes);
         let Some(running) = self.running(to) else { return };
-        running.swim.receive(letter, Some(addr), wall, now);
+        running.swim.receive(letter, Some((addr, wall)), wall, now);
         running.roster.heard(now);
         self.gossip_effects(to);
     }

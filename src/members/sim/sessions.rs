@@ -190,7 +190,7 @@ impl World {
         if joined == Joined::Closed {
             return;
         }
-        running.known.met(link.peer, &link.addrs, wall, now);
+        running.known.met(link.peer, &link.addrs, link.we_called(), wall, now);
         running.swim.call(link.peer, link.addr(), now);
         self.believe(who, link.peer);
         self.gossip_effects(who);
