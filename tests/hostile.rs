@@ -178,7 +178,8 @@ fn a_catalog_that_is_forged_replayed_cut_short_or_too_large_is_refused_and_costs
         runtime.block_on(async {
             let (link, service) = liar.join(&reader, lie).await;
             let told = Request::Versions { buckets: Buckets([255; 32]), versions: vec![claims(node)] };
-            link.request(told).await.unwrap();
+            // The session may be closed before the answer is here.
+            let _ = link.request(told).await;
             // Whoever breaks the rules has its session closed.
             tokio::time::timeout(Duration::from_secs(30), link.closed()).await.unwrap();
             assert!(*service.asked.lock() > 0);

@@ -66,10 +66,6 @@ impl Directory {
                     if card.claimed != claimed {
                         card.heard = None;
                     }
-                    if generation > card.generation {
-                        // Its clock may have been set.
-                        card.sent = 0;
-                    }
                     (card.generation, card.claimed) = (generation, claimed);
                 }
                 *number
@@ -87,10 +83,9 @@ impl Directory {
 
     /// A datagram of this node, sent at that time, came from there. An older one than the newest says nothing: who recorded
     /// it may send it again from anywhere.
-    pub fn heard(&mut self, life: Life, from: SocketAddr, sent: u32) {
-        if let Some(card) = self.cards.get_mut(life.number as usize)
+    pub fn heard(&mut self, number: u32, from: SocketAddr, sent: u32) {
+        if let Some(card) = self.cards.get_mut(number as usize)
             && sent > card.sent
-            && life.generation == card.generation
         {
             (card.heard, card.sent) = (Some(from), sent);
         }

@@ -45,6 +45,8 @@ pub struct Letters {
     pub wall: u32,
     /// The newest generation of this very node that others know of.
     pub own_seen: u32,
+    /// Others know this very node, in the life that it has, at an address that is not its own.
+    pub twin: bool,
 }
 
 fn take<const N: usize>(buf: &mut impl Buf) -> Result<[u8; N], BadLetter> {
@@ -114,6 +116,8 @@ impl Letters {
             self.own_seen = self.own_seen.max(generation);
             // What others believe of this node's address is no news to it.
             let number = directory.number(&node).ok_or(BadLetter)?;
+            let card = directory.card(number).ok_or(BadLetter)?;
+            self.twin |= generation == card.generation && addr != card.claimed;
             return Ok(Life { number, generation });
         }
         directory.meet(node, generation, addr).ok_or(BadLetter)
@@ -200,7 +204,7 @@ impl Codec<Life> for Letters {
             && src.number != own
             && dst.number == own
         {
-            self.directory.lock().heard(src, from, sent);
+            self.directory.lock().heard(src.number, from, sent);
         }
         Ok(Header { src, src_incarnation, dst, message })
     }

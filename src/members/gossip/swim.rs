@@ -197,7 +197,15 @@ impl Swim {
         now: Instant,
     ) -> Option<Self> {
         let life = directory.lock().meet(own, wall, addr)?;
-        let letters = Letters { directory: Arc::clone(&directory), own, from: None, sender: None, wall, own_seen: 0 };
+        let letters = Letters {
+            directory: Arc::clone(&directory),
+            own,
+            from: None,
+            sender: None,
+            wall,
+            own_seen: 0,
+            twin: false,
+        };
         let letters = SharedLetters(Arc::new(Mutex::new(letters)));
         let foca = Foca::new(life, config(1), StdRng::from_seed(seed), letters.clone());
         let effects =
@@ -244,9 +252,9 @@ impl Swim {
     }
 
     fn after(&mut self) {
-        let (seen, sender) = {
+        let (seen, sender, twin) = {
             let mut letters = self.letters.0.lock();
-            (letters.own_seen, letters.sender.take())
+            (letters.own_seen, letters.sender.take(), std::mem::take(&mut letters.twin))
         };
         let life = *self.foca.identity();
         if seen > life.generation {
@@ -264,6 +272,12 @@ impl Swim {
                 if since.is_some_and(|since| since < TWIN) {
                     self.effects.events.push(Event::Twin);
                 }
+            }
+        } else if twin {
+            let now = self.effects.now;
+            if self.outlived.is_none_or(|at| now.saturating_duration_since(at) >= OUTLIVE) {
+                self.outlived = Some(now);
+                self.effects.events.push(Event::Twin);
             }
         }
         let members = self.foca.num_members();
