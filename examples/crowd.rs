@@ -18,7 +18,7 @@ use flashget::base::names::ValidPath;
 use flashget::catalog::book::CatalogBook;
 use flashget::catalog::entry::Entry;
 use flashget::catalog::own;
-use flashget::catalog::sums::{BucketSet, SumTable};
+use flashget::members::comparing::{ahead, answer_sums, news};
 use flashget::members::gossip::swim::Swim;
 use flashget::members::neighbours::neighbours;
 use flashget::net::dial::dial;
@@ -27,7 +27,7 @@ use flashget::net::link::{Answer, PeerAddr, PeerLink, Service};
 use flashget::net::listen::Listener;
 use flashget::vault::datagram::DatagramSealer;
 use flashget::vault::invite;
-use flashget::wire::message::{CatalogAnswer, CatalogVersion, MemberRecord, Notice, Request, Response};
+use flashget::wire::message::{CatalogAnswer, MemberRecord, Notice, Request, Response};
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
@@ -97,14 +97,6 @@ impl Member {
         }
     }
 
-    fn versions(&self, buckets: BucketSet, theirs: &[CatalogVersion]) -> Vec<CatalogVersion> {
-        let theirs: HashMap<NodeId, (u64, u64)> =
-            theirs.iter().map(|told| (told.node, (told.epoch, told.version))).collect();
-        let mut ours = self.crowd.book.lock().versions();
-        ours.retain(|ours| buckets.has(&ours.node) && theirs.get(&ours.node) < Some(&(ours.epoch, ours.version)));
-        ours
-    }
-
     fn members(&self) -> Vec<MemberRecord> {
         self.swim.lock().records()
     }
@@ -125,18 +117,16 @@ impl Service for Door {
         }
         Answer::Message(match request {
             Request::Sums(theirs) => {
-                let mut records = member.members();
-                records.retain(|record| !record.down);
-                Response::Sums {
-                    catalogs: member.crowd.book.lock().sums().answer(theirs.catalogs),
-                    members: records.into_iter().collect::<SumTable>().answer(theirs.members),
-                }
+                let records = member.members();
+                let (catalogs, members) = answer_sums(member.crowd.book.lock().sums(), &records, theirs);
+                Response::Sums { catalogs, members }
             }
-            Request::Versions { buckets, versions } => Response::Versions(member.versions(buckets.into(), &versions)),
+            Request::Versions { buckets, versions } => {
+                let ours = member.crowd.book.lock().versions();
+                Response::Versions(ahead(ours, buckets.into(), &versions))
+            }
             Request::Members { buckets, members } => {
-                let buckets = BucketSet::from(buckets);
-                let mut ours = member.members();
-                ours.retain(|ours| buckets.has(&ours.node) && !ours.down);
+                let ours = news(member.members(), buckets.into(), &members);
                 member.swim.lock().learn(&members, wall(), Instant::now());
                 Response::Members(ours)
             }

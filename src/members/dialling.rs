@@ -175,17 +175,10 @@ impl Membership {
         match &dialled {
             Ok(link) => {
                 let PeerAddr::Tcp(addr) = addr;
-                let mut known = self.known.lock();
-                // An address of the settings or the local network now has a name.
-                let found = known.found(&node);
-                let how = Found::ALL.iter().map(|(how, _)| *how).filter(|how| found & *how as u8 != 0);
-                how.for_each(|how| known.hear(link.node(), &[addr], how, Instant::now()));
-                if is_nobody(&node) {
-                    known.named(&node, Some(link.node()));
-                }
+                self.known.lock().answered(&node, link.node(), addr, Instant::now());
             }
             Err(DialError::Handshake(HandshakeError::Myself)) if is_nobody(&node) => {
-                self.known.lock().named(&node, None);
+                self.known.lock().is_myself(&node);
             }
             Err(error) => tracing::debug!(peer = %node.short(12), %error, "can't connect"),
         }

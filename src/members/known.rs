@@ -74,7 +74,7 @@ pub enum Found {
 
 impl Found {
     /// All of them, with the words for people and metrics.
-    pub const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::Tracker, "tracker"),
         (Self::Gossip, "gossip"),
         (Self::Lan, "lan"),
@@ -244,15 +244,20 @@ impl Known {
         }
     }
 
-    /// At the address of this placeholder is `node`; or it is this very node, or nobody of this network.
-    pub fn named(&mut self, nobody: &NodeId, node: Option<NodeId>) {
-        match self.peers.get_mut(nobody) {
-            Some(peer) if node.is_some() => peer.stands_for = node,
-            Some(_) => {
-                self.peers.remove(nobody);
-            }
-            None => {}
+    /// `dialled` was dialled at this address, and `node` is there: the same one, unless that was a placeholder, which has a name
+    /// now. What is known of how it was found holds for `node`.
+    pub fn answered(&mut self, dialled: &NodeId, node: NodeId, addr: SocketAddr, now: Instant) {
+        let Some(peer) = self.peers.get_mut(dialled) else { return };
+        let found = peer.found;
+        if is_nobody(dialled) {
+            peer.stands_for = Some(node);
         }
+        self.hear_as(node, &[addr], found, now);
+    }
+
+    /// At the address of this placeholder is this very node.
+    pub fn is_myself(&mut self, nobody: &NodeId) {
+        self.peers.remove(nobody);
     }
 
     /// How many there are.
@@ -265,9 +270,10 @@ impl Known {
         self.peers.get(node).is_some_and(|peer| peer.failures as usize >= peer.addrs.len())
     }
 
-    /// How `node` became known: [`Found`], combined.
-    pub fn found(&self, node: &NodeId) -> u8 {
-        self.peers.get(node).map_or(0, |peer| peer.found)
+    /// How `node` became known, in words for people and metrics.
+    pub fn found(&self, node: &NodeId) -> impl Iterator<Item = &'static str> + use<> {
+        let found = self.peers.get(node).map_or(0, |peer| peer.found);
+        Found::ALL.into_iter().filter(move |(how, _)| found & *how as u8 != 0).map(|(_, word)| word)
     }
 
     /// Where `node` is tried first.

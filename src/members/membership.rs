@@ -330,9 +330,8 @@ impl Membership {
         let known = self.known.lock();
         let mut found = BTreeMap::new();
         for node in roster.live() {
-            let how = known.found(node);
-            for (_, word) in Found::ALL.iter().filter(|(bit, _)| how & *bit as u8 != 0) {
-                *found.entry((*word).to_owned()).or_default() += 1;
+            for word in known.found(node) {
+                *found.entry(word.to_owned()).or_default() += 1;
             }
         }
         found
@@ -367,9 +366,7 @@ impl Membership {
     /// How a peer was found, and where it may be reached.
     pub fn acquaintance(&self, node: &NodeId) -> (Vec<&'static str>, Option<SocketAddr>) {
         let known = self.known.lock();
-        let how = known.found(node);
-        let words = Found::ALL.iter().filter(|(bit, _)| how & *bit as u8 != 0).map(|(_, word)| *word);
-        (words.collect(), known.addr(node))
+        (known.found(node).collect(), known.addr(node))
     }
 
     /// Trackers, as of their last answers.

@@ -1,7 +1,7 @@
 //! Who is alive, what they offer, and the view that comes of it.
 
 mod catalogs;
-mod comparing;
+pub mod comparing;
 mod dialling;
 mod fetching;
 pub mod gossip;

@@ -1,5 +1,7 @@
 //! Errors of the layers below, as control errors: which code each has, in one place.
 
+use std::net::SocketAddr;
+
 use parking_lot::Mutex;
 
 use crate::cache::CacheError;
@@ -9,6 +11,15 @@ use crate::share::list::ListError;
 use crate::vault::invite::BadInvite;
 use crate::vault::network::BadNetworkName;
 use crate::vault::store::VaultError;
+
+/// An address that can't be listened on, and which option names another.
+pub(super) fn cant_listen(addr: SocketAddr, option: &str, error: &std::io::Error) -> ControlError {
+    let code = match error.kind() {
+        std::io::ErrorKind::AddrInUse => ErrorCode::Conflict,
+        _ => ErrorCode::Failed,
+    };
+    ControlError::new(code, format!("can't listen on {addr}: {error}; choose another address with {option}"))
+}
 
 /// What of many went wrong: the first error, and how many there were.
 #[derive(Default)]

@@ -33,8 +33,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::cache::{Cache, CacheLimits};
+use crate::control::ControlError;
 use crate::control::socket::ControlSocket;
-use crate::control::{ControlError, ErrorCode};
 use crate::members::membership::SendDatagram;
 use crate::net::handshake::{Access, Identity};
 use crate::net::link::Service;
@@ -53,6 +53,7 @@ use crate::web::text::TextServer;
 
 use control::NodeControl;
 use datagrams::gossip_port;
+use errors::cant_listen;
 pub(crate) use errors::wrong;
 use mounts::Mounted;
 pub(crate) use mounts::{no_folder, resolved, still_mounted};
@@ -254,10 +255,8 @@ impl Node {
         let Some(addr) = self.settings.node.metrics else { return Ok(()) };
         let weak = Arc::downgrade(self);
         let make = move || weak.upgrade().map(|node| figures::exposition(&node.status())).unwrap_or_default();
-        let server = TextServer::bind(addr, "/metrics", make).await.map_err(|error| {
-            let what = format!("can't serve figures on {addr}: {error}; choose another address as node.metrics");
-            ControlError::new(ErrorCode::Conflict, what)
-        })?;
+        let server = TextServer::bind(addr, "/metrics", make).await;
+        let server = server.map_err(|error| cant_listen(addr, "--set node.metrics=ADDR:PORT", &error))?;
         *self.figures.lock() = Some(server);
         Ok(())
     }
@@ -404,10 +403,7 @@ where
         }
         bound => bound,
     };
-    bound.map_err(|error| {
-        let code = if taken(&error) { ErrorCode::Conflict } else { ErrorCode::Failed };
-        ControlError::new(code, format!("can't listen on {addr}: {error}; choose another address with --listen"))
-    })
+    bound.map_err(|error| cant_listen(addr, "--listen", &error))
 }
 
 /// Runs what blocks off tokio's workers.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-use super::errors::wrong;
+use super::errors::{cant_listen, wrong};
 use super::tracking::Watched;
 use crate::control::socket::ControlSocket;
 use crate::control::{ControlError, ErrorCode};
@@ -67,14 +67,6 @@ fn accesses(home: &Home, unlock: &Unlock) -> Result<Vec<Access>, ControlError> {
 
 fn changed_at(file: &Path) -> Option<SystemTime> {
     std::fs::metadata(file).and_then(|meta| meta.modified()).ok()
-}
-
-fn cant_listen(addr: SocketAddr, option: &str, error: &std::io::Error) -> ControlError {
-    let code = match error.kind() {
-        std::io::ErrorKind::AddrInUse => ErrorCode::Conflict,
-        _ => ErrorCode::Failed,
-    };
-    ControlError::new(code, format!("can't listen on {addr}: {error}; choose another address with {option}"))
 }
 
 #[cfg(feature = "etcd")]

@@ -13,7 +13,7 @@ use crate::base::limits::{CONNECT_TIMEOUT, KEEPALIVE, OWN_PING, SESSION_TIMEOUT}
 use crate::members::comparing::Comparison;
 use crate::members::dialling::{AT_ONCE, GATHER, IDLE, LAST_WORD, SWEEP, wanted};
 use crate::members::gossiping::DOUBT;
-use crate::members::known::{Found, Wanted, is_nobody};
+use crate::members::known::{Wanted, is_nobody};
 use crate::members::roster::{Ending, Joined};
 use crate::net::link::{PeerAddr, PeerLink};
 use crate::wire::message::{Notice, Request, Response};
@@ -127,13 +127,7 @@ impl World {
         let Some(running) = self.running(who) else { return };
         running.dialling -= 1;
         if let Some(found) = found {
-            let how = running.known.found(&node);
-            for (bit, _) in Found::ALL.iter().filter(|(bit, _)| how & *bit as u8 != 0) {
-                running.known.hear(found, &[addr], *bit, now);
-            }
-            if is_nobody(&node) {
-                running.known.named(&node, Some(found));
-            }
+            running.known.answered(&node, found, addr, now);
         }
         running.known.dialled(node, found.is_some(), now);
         if found.is_none() && running.known.in_vain(&node) {
