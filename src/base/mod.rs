@@ -1,6 +1,7 @@
 //! The vocabulary that every other room speaks: identities, chunk arithmetic, ranges, valid names, time and limits.
 //! Imports nothing of ours and does no I/O.
 
+pub mod agenda;
 pub mod chunks;
 pub mod clock;
 pub mod escape;

@@ -5,8 +5,6 @@
 //! as long as there is something new. All of a network's members get to know each other by
 //! [`Swim::records`] and [`Swim::learn`], which travel in sessions, as a datagram holds few.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
@@ -19,6 +17,7 @@ use rand::rngs::StdRng;
 
 use super::directory::{Directory, Life};
 use super::letters::Letters;
+use crate::base::agenda::Agenda;
 use crate::base::ids::NodeId;
 use crate::wire::message::MemberRecord;
 
@@ -58,39 +57,11 @@ pub enum Event {
     Twin,
 }
 
-struct Due {
-    at: Instant,
-    /// In the order in which they were set, where two are due at once.
-    number: u64,
-    timer: Timer<Life>,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 /// What `foca` wants done.
 struct Effects {
     directory: Arc<Mutex<Directory>>,
     now: Instant,
-    timers: BinaryHeap<Reverse<Due>>,
-    number: u64,
+    timers: Agenda<Instant, Timer<Life>>,
     letters: Vec<(SocketAddr, Vec<u8>)>,
     events: Vec<Event>,
 }
@@ -118,8 +89,7 @@ impl Runtime<Life> for Effects {
     }
 
     fn submit_after(&mut self, timer: Timer<Life>, after: Duration) {
-        self.number += 1;
-        self.timers.push(Reverse(Due { at: self.now + after, number: self.number, timer }));
+        self.timers.set(self.now + after, timer);
     }
 }
 
@@ -208,8 +178,7 @@ impl Swim {
         };
         let letters = SharedLetters(Arc::new(Mutex::new(letters)));
         let foca = Foca::new(life, config(1), StdRng::from_seed(seed), letters.clone());
-        let effects =
-            Effects { directory, now, timers: BinaryHeap::new(), number: 0, letters: Vec::new(), events: Vec::new() };
+        let effects = Effects { directory, now, timers: Agenda::default(), letters: Vec::new(), events: Vec::new() };
         Some(Self { foca, effects, letters, own, own_number: life.number, outlived: None, told_for: 1, told: None })
     }
 
@@ -230,11 +199,10 @@ impl Swim {
     /// Does what is due.
     pub fn tick(&mut self, wall: u32, now: Instant) {
         self.letters.0.lock().wall = wall;
-        while self.effects.timers.peek().is_some_and(|Reverse(due)| due.at <= now) {
-            let Some(Reverse(due)) = self.effects.timers.pop() else { break };
+        while let Some((at, timer)) = self.effects.timers.take(now) {
             // As if it were its time: a late timer must not make the next one late too, unless the machine slept.
-            self.effects.now = due.at.max(now.checked_sub(PROBE_RTT / 4).unwrap_or(now));
-            if let Err(error) = self.foca.handle_timer(due.timer, &mut self.effects) {
+            self.effects.now = at.max(now.checked_sub(PROBE_RTT / 4).unwrap_or(now));
+            if let Err(error) = self.foca.handle_timer(timer, &mut self.effects) {
                 tracing::trace!(%error, "a gossip timer of no use");
             }
         }
@@ -302,7 +270,7 @@ impl Swim {
 
     /// When something is due next.
     pub fn next(&self) -> Option<Instant> {
-        self.effects.timers.peek().map(|Reverse(due)| due.at)
+        self.effects.timers.next()
     }
 
     /// Asks `node`, which may be at `addr`, for whom it knows.

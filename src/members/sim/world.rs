@@ -1,7 +1,6 @@
 //! The network: a virtual clock, the nodes, what is under way between them, and whether it gets there.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +15,7 @@ use super::catalogs::Fetch;
 use super::link::{SPENT, Shared, Spent, datagram, spent_on};
 use super::sessions::{Dial, Said, Session};
 use super::truth::Truth;
+use crate::base::agenda::Agenda;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
 use crate::catalog::book::CatalogBook;
@@ -64,28 +64,6 @@ pub enum Event {
     Closes(u64, usize),
 }
 
-struct Due(Duration, u64, Event);
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
 /// A node that runs: what `Membership` holds, as far as it matters here.
 pub struct Running {
     pub swim: Swim,
@@ -130,8 +108,7 @@ pub type Step = (usize, Option<(u64, u64)>, (u64, u64));
 pub struct World {
     pub now: Duration,
     began: Instant,
-    queue: BinaryHeap<Reverse<Due>>,
-    number: u64,
+    queue: Agenda<Duration, Event>,
     pub dice: StdRng,
     pub nodes: Vec<Node>,
     pub numbers: HashMap<NodeId, usize>,
@@ -175,8 +152,7 @@ impl World {
         Self {
             now: Duration::ZERO,
             began: Instant::now(),
-            queue: BinaryHeap::new(),
-            number: 0,
+            queue: Agenda::default(),
             truth: Truth::new(nodes.len()),
             dice,
             nodes,
@@ -204,8 +180,7 @@ impl World {
     }
 
     pub fn at(&mut self, at: Duration, event: Event) {
-        self.number += 1;
-        self.queue.push(Reverse(Due(at.max(self.now), self.number, event)));
+        self.queue.set(at.max(self.now), event);
     }
 
     pub fn after(&mut self, pause: Duration, event: Event) {
@@ -337,17 +312,14 @@ impl World {
 
     fn run_until(&mut self, end: Duration, holds: impl Fn(&Self) -> bool) {
         while !holds(self) {
-            if self.queue.peek().is_none_or(|Reverse(due)| due.0 > end) {
-                break;
-            }
-            let Some(Reverse(Due(at, _, event))) = self.queue.pop() else { break };
+            let Some((at, event)) = self.queue.take(end) else { break };
             self.now = at;
             self.events += 1;
             self.shared.now.store(at.as_millis() as u64, Ordering::Relaxed);
             self.happens(event);
             self.close_what_was_closed();
         }
-        if self.queue.peek().is_none_or(|Reverse(due)| due.0 > end) {
+        if self.queue.next().is_none_or(|at| at > end) {
             self.now = end;
         }
     }
