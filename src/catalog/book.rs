@@ -6,8 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::copy::CatalogCopy;
+use super::room::Worth;
 use super::signed::{CatalogError, MAX_BODY, SnapshotHead};
 use super::sums::SumTable;
+use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
 use crate::base::limits::{CATALOG_PART, MAX_CATALOG_BYTES, MAX_CATALOGS};
 use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion};
@@ -26,6 +28,8 @@ pub struct CatalogBook {
     sums: SumTable,
     /// Of all of them.
     bytes: usize,
+    /// Those that may go where there is no room, by when their owners were seen: who was seen longest ago is the last.
+    idle: Vec<(Timestamp, NodeId)>,
 }
 
 /// Fetching one node's catalog from one peer, step by step.
@@ -61,7 +65,7 @@ struct Partial {
 impl CatalogBook {
     /// Nothing known yet. `own`: this node, whose catalog only it may change.
     pub fn new(network: NetworkId, own: NodeId) -> Self {
-        Self { network, own, copies: BTreeMap::new(), sums: SumTable::default(), bytes: 0 }
+        Self { network, own, copies: BTreeMap::new(), sums: SumTable::default(), bytes: 0, idle: Vec::new() }
     }
 
     /// Puts another node's catalog in, if it is newer than what is there. This node's own is refused: it comes from itself
@@ -92,12 +96,51 @@ impl CatalogBook {
         newer
     }
 
-    /// True if there is room for a catalog of `node` with so many bytes, beside those of others that stay: a member that makes up
-    /// nodes without end can't fill memory.
-    pub fn has_room_for(&self, node: NodeId, bytes: usize) -> bool {
-        let old = self.copies.get(&node).map_or(0, |old| old.kept());
-        let nodes = self.copies.len() < MAX_CATALOGS || self.copies.contains_key(&node);
-        nodes && (self.bytes - old).saturating_add(bytes) <= MAX_CATALOG_BYTES
+    /// Says anew which catalogs may go, and when their owners were last seen.
+    pub fn set_idle(&mut self, mut idle: Vec<(Timestamp, NodeId)>) {
+        idle.sort_unstable_by(|a, b| b.cmp(a));
+        self.idle = idle;
+    }
+
+    /// Whose catalogs must go so that there is room for one of `node` with so many bytes, beside those that stay: a member that
+    /// makes up nodes without end can neither fill memory nor keep out who comes later. Nobody, most of the time; `None` if there
+    /// is no room to be had: what is not worth less than the newcomer, as far as `worth_of` knows right now, stays.
+    pub fn room_for(
+        &self,
+        node: NodeId,
+        bytes: usize,
+        worth: Worth,
+        worth_of: impl Fn(&NodeId) -> Worth,
+    ) -> Option<Vec<NodeId>> {
+        let old = self.copies.get(&node);
+        let mut left = (self.bytes - old.map_or(0, |old| old.kept())).saturating_add(bytes);
+        let mut count = self.copies.len() + usize::from(old.is_none());
+        let mut go = Vec::new();
+        // One after the other, those that were seen longest ago first.
+        let mut idle = self.idle.iter().rev();
+        while count > MAX_CATALOGS || left > MAX_CATALOG_BYTES {
+            let (seen, other) = idle.next()?;
+            if Worth::Idle(*seen) >= worth {
+                return None;
+            }
+            // It may have gone meanwhile, or be live again.
+            let Some(copy) = self.copies.get(other) else { continue };
+            if *other != node && *other != self.own && worth_of(other) < worth {
+                (left, count) = (left - copy.kept(), count - 1);
+                go.push(*other);
+            }
+        }
+        Some(go)
+    }
+
+    /// Drops another node's catalog.
+    pub fn drop_of(&mut self, node: NodeId) {
+        if node != self.own
+            && let Some(old) = self.copies.remove(&node)
+        {
+            self.sums.toggle_version(&old.version());
+            self.bytes -= old.kept();
+        }
     }
 
     /// Bytes that all of them take.

@@ -13,6 +13,7 @@ pub mod growing;
 pub mod merge;
 pub mod own;
 pub mod pack;
+pub mod room;
 pub mod signed;
 pub mod sums;
 pub mod tree;

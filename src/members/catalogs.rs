@@ -12,15 +12,15 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::{NetworkId, NodeId};
 use crate::base::limits::{CATALOG_PART, CATALOGS_UNDER_WAY};
 use crate::base::quiet::may_log;
+use crate::catalog::book::CatalogBook;
 use crate::catalog::copy::CatalogCopy;
+use crate::catalog::room::{Worth, is_forgotten, worth};
 use crate::catalog::signed::CatalogError;
 use crate::net::link::{LinkError, PeerLink};
 use crate::vault::store::write_in_place;
 use crate::wire::message::{CatalogAnswer, CatalogRequest, CatalogVersion, Request, Response};
 
 const PURPOSE: &str = "catalog";
-/// Catalogs of nodes that were not seen for 30 days are dropped.
-const FORGET: i64 = 30 * 24 * 3600;
 /// How long a large catalog waits until others have been fetched.
 const ROOM: Duration = Duration::from_secs(60);
 
@@ -59,6 +59,8 @@ enum CatchUpError {
     Silent,
     #[error("there is no room for it beside the others")]
     Room,
+    #[error("its owner was not seen for too long")]
+    Forgotten,
 }
 
 /// One answer, for as long as the peer brings anything.
@@ -147,7 +149,8 @@ impl Membership {
         match tokio::time::timeout(EXCHANGE, self.exchange_all(link)).await {
             Ok(Ok(())) => self.heard_all(link),
             // Who does not answer is not worth a word: there is a next time.
-            Err(_) | Ok(Err(CatchUpError::Link(_) | CatchUpError::Silent | CatchUpError::Room)) => {}
+            Err(_) | Ok(Err(CatchUpError::Link(_) | CatchUpError::Silent | CatchUpError::Room | CatchUpError::Forgotten)) => {
+            }
             Ok(Err(_)) => link.close(),
         }
     }
@@ -177,7 +180,7 @@ impl Membership {
                 }
                 match error {
                     // Its owner's fault, or nobody's, and not the peer's.
-                    CatchUpError::Room => self.fetching.lock().has_no_room(node, Instant::now().into_std()),
+                    CatchUpError::Room | CatchUpError::Forgotten => self.fetching.lock().has_no_room(node, Instant::now().into_std()),
                     CatchUpError::Catalog(CatalogError::Chain | CatalogError::Endless)
                     | CatchUpError::Link(_)
                     | CatchUpError::Silent => {}
@@ -223,9 +226,8 @@ impl Membership {
             if !more {
                 break;
             }
-            if !self.book.lock().has_room_for(node, catch_up.expects()) {
-                return Err(CatchUpError::Room);
-            }
+            // Nothing goes yet: a peer that never brings the rest would cost others their places.
+            self.with_room(node, catch_up.expects(), Timestamp::now(), |_, _| ())?;
             if room.is_none() && catch_up.expects() > CATALOG_PART {
                 let kib = catch_up.expects().div_ceil(1024).min(CATALOGS_UNDER_WAY / 1024) as u32;
                 let got = tokio::time::timeout(ROOM, self.catalog_room.acquire_many(kib)).await;
@@ -239,15 +241,18 @@ impl Membership {
                 .await
                 .map_err(|_| CatchUpError::Answer);
         }
-        let had = self.book.lock().get(node).is_some();
-        let put = {
-            let mut book = self.book.lock();
-            if !book.has_room_for(node, copy.kept()) {
-                return Err(CatchUpError::Room);
+        // The owner was alive when it made this, by its own clock; not in the future by ours.
+        let seen = copy.at().min(Timestamp::now());
+        let (had, put, gone) = self.with_room(node, copy.kept(), seen, |book, gone| {
+            let had = book.get(node).is_some();
+            let put = book.put(Arc::clone(&copy));
+            if put {
+                gone.iter().for_each(|gone| book.drop_of(*gone));
             }
-            book.put(Arc::clone(&copy))
-        };
+            (had, put, gone)
+        })?;
         if put {
+            self.known.lock().seen(node, seen);
             if had {
                 // By the owner's clock and this one's: what is negative is no time.
                 let ms = Timestamp::now().millis_since(copy.at());
@@ -255,14 +260,70 @@ impl Membership {
             }
             let membership = Arc::clone(self);
             let stored = Arc::clone(&copy);
-            tokio::task::spawn_blocking(move || membership.save_catalog(&stored));
-            // The owner was alive when it made this, by its own clock; not in the future by ours.
-            let seen = copy.at().min(Timestamp::now());
-            self.known.lock().seen(node, seen);
+            if !gone.is_empty() {
+                let mut fetching = self.fetching.lock();
+                // Peers go on offering them.
+                gone.iter().for_each(|gone| fetching.has_no_room(*gone, Instant::now().into_std()));
+                tracing::debug!(count = gone.len(), "catalogs of nodes that are not there made room for another");
+            }
+            tokio::task::spawn_blocking(move || {
+                membership.save_catalog(&stored);
+                membership.erase_catalogs(&gone);
+            });
             self.tell(&[copy.version()], Some(link.node()));
             self.view_now.notify_one();
         }
         Ok(())
+    }
+
+    /// Does something with the catalogs once there is room for one of `node`, whose owner was `seen` at that time if not later:
+    /// it is handed those whose catalogs must go for that.
+    fn with_room<T>(
+        &self,
+        node: NodeId,
+        bytes: usize,
+        seen: Timestamp,
+        then: impl FnOnce(&mut CatalogBook, Vec<NodeId>) -> T,
+    ) -> Result<T, CatchUpError> {
+        let (wall, now) = (Timestamp::now(), std::time::Instant::now());
+        let roster = self.roster.lock();
+        let known = self.known.lock();
+        let mut book = self.book.lock();
+        let worth_of = |node: &NodeId, seen: Option<Timestamp>| {
+            worth(roster.standing(node, seen, wall, now), seen, known.has_lived(node))
+        };
+        let seen = Some(seen).max(known.last_seen(&node));
+        let own = worth_of(&node, seen);
+        if own != Worth::Kept && is_forgotten(seen, wall) {
+            return Err(CatchUpError::Forgotten);
+        }
+        let gone = book.room_for(node, bytes, own, |other| worth_of(other, known.last_seen(other)));
+        Ok(then(&mut book, gone.ok_or(CatchUpError::Room)?))
+    }
+
+    /// Drops catalogs of owners that were not seen for too long. Blocks on the disk.
+    pub(super) fn forget_catalogs(&self, nodes: &[NodeId]) {
+        {
+            let mut book = self.book.lock();
+            nodes.iter().for_each(|node| book.drop_of(*node));
+        }
+        self.erase_catalogs(nodes);
+    }
+
+    /// Takes catalogs that were dropped off the disk. Blocks on it.
+    fn erase_catalogs(&self, nodes: &[NodeId]) {
+        for node in nodes {
+            // It may be back.
+            if self.book.lock().get(*node).is_none() {
+                let _ = std::fs::remove_file(self.catalog_file(*node));
+            }
+        }
+    }
+
+    fn catalog_file(&self, node: NodeId) -> std::path::PathBuf {
+        let place = [self.id.0, node.0].concat();
+        let name = data_encoding::HEXLOWER.encode(&self.around.sealer.hash(PURPOSE, &place)[..16]);
+        Self::catalog_dir(&self.around, self.id).join(name)
     }
 
     fn catalog_dir(around: &Around, network: NetworkId) -> std::path::PathBuf {
@@ -272,21 +333,19 @@ impl Membership {
 
     /// Blocks on the disk. A failure costs nothing but fetching it again.
     pub(super) fn save_catalog(&self, copy: &CatalogCopy) {
-        let place = [self.id.0, copy.node().0].concat();
         let dir = Self::catalog_dir(&self.around, self.id);
-        let name = data_encoding::HEXLOWER.encode(&self.around.sealer.hash(PURPOSE, &place)[..16]);
         let saved = copy.store().map_err(std::io::Error::other).and_then(|plain| {
             let sealed = self.around.sealer.seal(PURPOSE, &self.id.0, &plain).map_err(std::io::Error::other)?;
             std::fs::create_dir_all(&dir)?;
-            write_in_place(&dir.join(name), &[&sealed])
+            write_in_place(&self.catalog_file(copy.node()), &[&sealed])
         });
         if let Err(error) = saved {
             tracing::warn!(%error, "a catalog can't be saved");
         }
     }
 
-    /// Every catalog of `network` on disk that opens and whose node was seen, or which was written, not too long ago. Blocks
-    /// on the disk.
+    /// Every catalog of `network` on disk that opens and whose node was seen, or which was made, not too long ago. Blocks on the
+    /// disk.
     pub(super) fn load_catalogs(
         around: &Around,
         network: NetworkId,
@@ -296,7 +355,6 @@ impl Membership {
         let Ok(files) = std::fs::read_dir(Self::catalog_dir(around, network)) else { return Vec::new() };
         let mut copies = Vec::new();
         for file in files.flatten() {
-            let written = file.metadata().and_then(|meta| meta.modified()).map(Timestamp::from).ok();
             let load = || {
                 let sealed = std::fs::read(file.path()).ok()?;
                 let plain = around.sealer.open(PURPOSE, &network.0, &sealed).ok()?;
@@ -304,9 +362,7 @@ impl Membership {
             };
             match load() {
                 Some(copy) if copy.node() == around.identity.node => copies.push(copy),
-                Some(copy)
-                    if written.max(known.last_seen(&copy.node())).is_some_and(|at| at.secs + FORGET > wall.secs) =>
-                {
+                Some(copy) if !is_forgotten(known.last_seen(&copy.node()).max(Some(copy.at().min(wall))), wall) => {
                     copies.push(copy);
                 }
                 _ => {

@@ -215,7 +215,7 @@ impl Membership {
         let plain = {
             let mut known = self.known.lock();
             // Who is live has been seen just now; a crash must not make it look as old as its beginning.
-            live.into_iter().for_each(|node| known.seen(node, Timestamp::now()));
+            live.into_iter().for_each(|node| known.lives(node, Timestamp::now()));
             known.store()
         };
         let file = Self::known_file(&self.around, self.id);

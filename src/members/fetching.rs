@@ -71,6 +71,11 @@ impl Fetching {
         }
     }
 
+    /// `node` is there itself: its catalog may be worth more than it was.
+    pub fn may_have_room(&mut self, node: &NodeId) {
+        self.no_room.remove(node);
+    }
+
     /// A fetch of `node`'s catalog is over, whatever came of it. Returns whom to ask next: a peer that is still there and
     /// told of what is `lacking`.
     pub fn next(&mut self, node: NodeId, lacking: impl Fn(&CatalogVersion) -> bool) -> Option<Arc<dyn PeerLink>> {
@@ -136,6 +141,18 @@ mod tests {
         assert_eq!(next(&mut fetching, 3), Some(b.node()));
         assert_eq!(next(&mut fetching, 3), None);
         assert!(fetching.of.is_empty() && fetching.busy.is_empty());
+    }
+
+    #[test]
+    fn a_catalog_without_room_is_left_alone_until_its_owner_comes() {
+        let mut fetching = Fetching::default();
+        let (owner, start) = (link(1), now());
+        let of = owner.node();
+        fetching.has_no_room(of, start);
+        assert!(!fetching.begin(&link(2), told(of, 1), start));
+        assert!(!fetching.begin(&link(2), told(of, 1), start + NO_ROOM / 2));
+        fetching.may_have_room(&of);
+        assert!(fetching.begin(&owner, told(of, 1), start + NO_ROOM / 2));
     }
 
     #[test]

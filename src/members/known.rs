@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::clock::Timestamp;
 use crate::base::ids::NodeId;
+use crate::base::limits::MAX_NODE_NAME;
 use crate::net::link::PeerAddr;
 
 /// The first retry; the pause between retries for as long as the peer may come back any moment, as after a partition; and
@@ -38,6 +39,23 @@ struct Remembered {
     node: NodeId,
     addrs: Vec<SocketAddr>,
     seen: Option<Timestamp>,
+    /// These two are not in what older versions wrote.
+    #[serde(default)]
+    lived: bool,
+    #[serde(default)]
+    name: String,
+}
+
+/// What is remembered of a node, also of one without an address: those whose catalogs others pass on count for the names in the
+/// view.
+#[derive(Debug, Default)]
+struct Seen {
+    /// When it was last seen.
+    at: Timestamp,
+    /// It was live once, rather than only told of.
+    lived: bool,
+    /// What it called itself the last time.
+    name: String,
 }
 
 /// How much a peer is wanted.
@@ -104,8 +122,7 @@ pub struct Known {
     peers: BTreeMap<NodeId, Peer>,
     /// When peers that are wanted slowly may be tried again.
     slowly: Option<Instant>,
-    /// Also of nodes without an address: those whose catalogs others pass on count for the names in the view.
-    seen: BTreeMap<NodeId, Timestamp>,
+    seen: BTreeMap<NodeId, Seen>,
 }
 
 fn pause(failures: u32) -> Duration {
@@ -136,6 +153,10 @@ impl Known {
             if let Some(seen) = peer.seen.filter(|seen| seen.secs.saturating_add(FORGET) > wall.secs) {
                 known.hear(peer.node, &peer.addrs, Found::Memory, now);
                 known.seen(peer.node, seen);
+                if peer.lived {
+                    known.lives(peer.node, seen);
+                }
+                known.named(&peer.node, &peer.name);
             }
         }
         Some(known)
@@ -148,9 +169,9 @@ impl Known {
 
     /// To bytes, for the disk (to be sealed).
     pub fn store(&self) -> Vec<u8> {
-        let remembered = |(node, seen): (&NodeId, &Timestamp)| {
+        let remembered = |(node, seen): (&NodeId, &Seen)| {
             let addrs = self.peers.get(node).map(|peer| peer.addrs.clone()).unwrap_or_default();
-            Remembered { node: *node, addrs, seen: Some(*seen) }
+            Remembered { node: *node, addrs, seen: Some(seen.at), lived: seen.lived, name: seen.name.clone() }
         };
         let all: Vec<Remembered> = self.seen.iter().map(remembered).collect();
         // Plain values always pack.
@@ -311,18 +332,43 @@ impl Known {
         // Who was called was found before.
         let found = if we_called && self.peers.contains_key(&node) { 0 } else { Found::Peer as u8 };
         self.hear_as(node, &addrs, found, now + FIRST_RETRY);
-        self.seen(node, wall);
+        self.lives(node, wall);
     }
 
     /// `node` was alive at this time. What is known already stays if it is later.
     pub fn seen(&mut self, node: NodeId, wall: Timestamp) {
-        let before = self.seen.entry(node).or_insert(wall);
-        *before = wall.max(*before);
+        let before = self.seen.entry(node).or_insert_with(|| Seen { at: wall, ..Seen::default() });
+        before.at = wall.max(before.at);
         if self.seen.len() > MAX_SEEN
-            && let Some((&oldest, _)) = self.seen.iter().min_by_key(|(_, seen)| **seen)
+            && let Some((&oldest, _)) = self.seen.iter().min_by_key(|(_, seen)| seen.at)
         {
             self.seen.remove(&oldest);
         }
+    }
+
+    /// `node` is live: more than that it was told of.
+    pub fn lives(&mut self, node: NodeId, wall: Timestamp) {
+        self.seen(node, wall);
+        if let Some(seen) = self.seen.get_mut(&node) {
+            seen.lived = true;
+        }
+    }
+
+    /// True if `node` was live once.
+    pub fn has_lived(&self, node: &NodeId) -> bool {
+        self.seen.get(node).is_some_and(|seen| seen.lived)
+    }
+
+    /// What `node`, which was seen, calls itself; what is too long to be a name is none.
+    pub fn named(&mut self, node: &NodeId, name: &str) {
+        if let Some(seen) = self.seen.get_mut(node).filter(|_| name.len() <= MAX_NODE_NAME) {
+            name.clone_into(&mut seen.name);
+        }
+    }
+
+    /// What `node` called itself the last time; empty if it never did.
+    pub fn name(&self, node: &NodeId) -> &str {
+        self.seen.get(node).map_or("", |seen| &seen.name)
     }
 
     /// A session ended: worth a try soon.
@@ -335,7 +381,7 @@ impl Known {
 
     /// When `node` was last seen.
     pub fn last_seen(&self, node: &NodeId) -> Option<Timestamp> {
-        self.seen.get(node).copied()
+        self.seen.get(node).map(|seen| seen.at)
     }
 }
 
@@ -387,5 +433,24 @@ mod tests {
             again.seen(NodeId(other), at(1001));
         }
         assert_eq!((again.seen.len(), again.last_seen(&node)), (MAX_SEEN, None));
+    }
+
+    #[test]
+    fn who_was_live_and_what_it_called_itself_is_remembered_and_older_files_open() {
+        let (start, wall) = (Instant::now(), Timestamp { secs: 1000, nanos: 0 });
+        let (met, told) = (NodeId([1; 32]), NodeId([2; 32]));
+        let mut known = Known::default();
+        known.met(met, &[], false, wall, start);
+        known.named(&met, "lab-3");
+        known.named(&met, &"x".repeat(MAX_NODE_NAME + 1));
+        known.seen(told, wall);
+        known.named(&NodeId([3; 32]), "nobody met it");
+        let again = Known::load(&known.store(), wall, start).unwrap();
+        assert_eq!((again.has_lived(&met), again.name(&met)), (true, "lab-3"));
+        assert_eq!((again.has_lived(&told), again.name(&told)), (false, ""));
+        assert_eq!(again.seen.len(), 2);
+        let older = rmp_serde::to_vec(&vec![(met, Vec::<SocketAddr>::new(), Some(wall))]).unwrap();
+        let again = Known::load(&older, wall, start).unwrap();
+        assert_eq!((again.last_seen(&met), again.has_lived(&met), again.name(&met)), (Some(wall), false, ""));
     }
 }

@@ -25,6 +25,7 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::{ContentId, NetworkId, NodeId};
 use crate::base::limits::{CATALOGS_UNDER_WAY, MAX_VERSIONS};
 use crate::catalog::book::CatalogBook;
+use crate::catalog::room::Worth;
 use crate::catalog::tree::ViewTree;
 use crate::net::handshake::{Access, Identity, Kind};
 use crate::net::link::{PeerLink, Service};
@@ -157,7 +158,10 @@ impl Membership {
             } else {
                 // Its owner was alive when it made this, by its own clock; not in the future by ours.
                 known.seen(copy.node(), copy.at().min(wall));
-                book.put(copy);
+                // As many as there is room for, though more may lie on the disk.
+                if book.room_for(copy.node(), copy.kept(), Worth::Kept, |_| Worth::Kept).is_some() {
+                    book.put(copy);
+                }
             }
         }
         let remembered: BTreeSet<NodeId> = book.all().map(|copy| copy.node()).filter(|node| *node != own).collect();
@@ -386,7 +390,12 @@ impl Membership {
         if joined == Joined::Closed {
             return;
         }
-        self.known.lock().met(node, link.addrs(), link.we_called(), Timestamp::now(), Instant::now());
+        {
+            let mut known = self.known.lock();
+            known.met(node, link.addrs(), link.we_called(), Timestamp::now(), Instant::now());
+            known.named(&node, link.name());
+        }
+        self.fetching.lock().may_have_room(&node);
         tracing::info!(peer = %node.short(12), network = %self.id.short(12), "connected");
         let pending = self.pending.guard();
         self.sessions.send_modify(|number| *number += 1);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use super::membership::Membership;
 use crate::base::clock::Timestamp;
 use crate::catalog::claims::Party;
-use crate::catalog::merge::{Standing, merge};
+use crate::catalog::merge::merge;
+use crate::catalog::room::{Worth, is_forgotten, worth};
 
 /// Changes within this time are merged together.
 const GATHER: Duration = Duration::from_millis(30);
@@ -81,13 +82,26 @@ impl Membership {
     fn make_view(&self) {
         let copies: Vec<_> = self.book.lock().all().cloned().collect();
         let (wall, now) = (Timestamp::now(), Instant::now());
-        let standings: Vec<Standing> = {
+        let (mut parties, mut idle, mut forgotten) = (Vec::with_capacity(copies.len()), Vec::new(), Vec::new());
+        {
             let roster = self.roster.lock();
             let known = self.known.lock();
-            let stands = |node| roster.standing(&node, known.last_seen(&node), wall, now);
-            copies.iter().map(|copy| stands(copy.node())).collect()
-        };
-        let parties = copies.into_iter().zip(standings).map(|(copy, standing)| Party { copy, standing }).collect();
+            for copy in copies {
+                let node = copy.node();
+                let seen = known.last_seen(&node);
+                let standing = roster.standing(&node, seen, wall, now);
+                if let Worth::Idle(at) = worth(standing, seen, known.has_lived(&node)) {
+                    if is_forgotten(seen.max(Some(copy.at().min(wall))), wall) {
+                        forgotten.push(node);
+                        continue;
+                    }
+                    idle.push((at, node));
+                }
+                parties.push(Party { copy, standing });
+            }
+        }
+        self.book.lock().set_idle(idle);
+        self.forget_catalogs(&forgotten);
         let old = Arc::clone(&self.view.borrow());
         let tree = merge(&old, parties, &*self.around.whole);
         self.view.send_if_modified(|shown| {
