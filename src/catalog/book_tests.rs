@@ -407,3 +407,78 @@ fn a_snapshot_is_made_here_only_of_what_its_owner_signed() {
         assert_eq!((same.weight(), all(&same), same.chain()), (follower.weight(), all(&own), chain));
     }
 }
+
+/// A book with the catalogs of nodes 1 to `count`, and how many bytes each has.
+fn book_of(count: u8) -> (CatalogBook, usize) {
+    let mut book = CatalogBook::new(NETWORK, key(1).0);
+    let mut each = 0;
+    for tag in 1..=count {
+        let (node, sign) = key(tag);
+        let copy = Arc::new(begin_beyond(NETWORK, node, 0, &entries(&[(1, tag)]), now(100), &sign).unwrap());
+        each = copy.kept();
+        assert!(if tag == 1 { book.put_own(copy) } else { book.put(copy) });
+    }
+    assert_eq!(book.bytes(), each * usize::from(count));
+    (book, each)
+}
+
+#[test]
+fn what_is_dropped_is_gone_from_sums_and_bytes_but_never_this_nodes_own() {
+    let (before, each) = book_of(2);
+    let mut book = before.clone();
+    let (node, sign) = key(3);
+    book.put(Arc::new(begin_beyond(NETWORK, node, 0, &entries(&[(1, 3)]), now(100), &sign).unwrap()));
+    assert_ne!(book.sums().total(), before.sums().total());
+    book.drop_of(node);
+    book.drop_of(node);
+    book.drop_of(key(1).0);
+    assert_eq!((book.sums().total(), book.bytes()), (before.sums().total(), 2 * each));
+}
+
+#[test]
+fn who_is_told_of_again_and_again_does_not_push_others_out_in_turns() {
+    let (mut book, each) = book_of(3);
+    let (two, three, newcomer) = (key(2).0, key(3).0, key(4).0);
+    book.set_idle(vec![(now(20), two), (now(30), three)]);
+    let seen = |node: &NodeId| Worth::Idle(now(if *node == two { 20 } else { 30 }));
+    // Room for all that is there, and not for one more.
+    let bytes = MAX_CATALOG_BYTES - 2 * each;
+    assert_eq!(book.room_for(newcomer, bytes, Worth::Idle(now(25)), seen), Some(vec![two]));
+    // The one that had to go comes again: it was seen before all others.
+    assert_eq!(book.room_for(newcomer, bytes, Worth::Idle(now(20)), seen), None);
+    // It is live again since the list was made.
+    assert_eq!(
+        book.room_for(newcomer, bytes, Worth::Kept, |node| if *node == two { Worth::Kept } else { seen(node) }),
+        Some(vec![three])
+    );
+    // A catalog that grows does not make room by its own old copy.
+    assert_eq!(book.room_for(two, bytes + each, Worth::Idle(now(99)), seen), Some(vec![three]));
+}
+
+proptest! {
+    #[test]
+    fn room_is_made_by_the_least_worth_alone(
+        // Of nodes 2 to 9: when it was seen, or that it stays.
+        worths in proptest::collection::vec(proptest::option::of(0i64..50), 8),
+        newcomer in proptest::option::of(0i64..50),
+        lacking in 0usize..12,
+    ) {
+        let worth = |seen: Option<i64>| seen.map_or(Worth::Kept, |secs| Worth::Idle(now(secs)));
+        let (mut book, each) = book_of(9);
+        let of = |node: &NodeId| (2..=9u8).find(|tag| key(*tag).0 == *node).map_or(Worth::Kept, |tag| worth(worths[usize::from(tag) - 2]));
+        let idle = worths.iter().zip(2u8..).filter_map(|(seen, tag)| Some((now((*seen)?), key(tag).0)));
+        book.set_idle(idle.collect());
+        // So much that as many as are `lacking` must go.
+        let bytes = MAX_CATALOG_BYTES - 9 * each + lacking * each;
+        let may_go = book.all().filter(|copy| of(&copy.node()) < worth(newcomer)).count();
+        match book.room_for(key(200).0, bytes, worth(newcomer), of) {
+            None => prop_assert!(may_go < lacking),
+            Some(gone) => {
+                prop_assert_eq!(gone.len(), lacking);
+                let stays = book.all().map(|copy| copy.node()).filter(|node| !gone.contains(node));
+                let least = stays.map(|node| of(&node)).min().unwrap();
+                prop_assert!(gone.iter().all(|node| of(node) < worth(newcomer) && of(node) <= least));
+            }
+        }
+    }
+}

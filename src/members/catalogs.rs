@@ -149,8 +149,8 @@ impl Membership {
         match tokio::time::timeout(EXCHANGE, self.exchange_all(link)).await {
             Ok(Ok(())) => self.heard_all(link),
             // Who does not answer is not worth a word: there is a next time.
-            Err(_) | Ok(Err(CatchUpError::Link(_) | CatchUpError::Silent | CatchUpError::Room | CatchUpError::Forgotten)) => {
-            }
+            Err(_)
+            | Ok(Err(CatchUpError::Link(_) | CatchUpError::Silent | CatchUpError::Room | CatchUpError::Forgotten)) => {}
             Ok(Err(_)) => link.close(),
         }
     }
@@ -180,7 +180,9 @@ impl Membership {
                 }
                 match error {
                     // Its owner's fault, or nobody's, and not the peer's.
-                    CatchUpError::Room | CatchUpError::Forgotten => self.fetching.lock().has_no_room(node, Instant::now().into_std()),
+                    CatchUpError::Room | CatchUpError::Forgotten => {
+                        self.fetching.lock().has_no_room(node, Instant::now().into_std())
+                    }
                     CatchUpError::Catalog(CatalogError::Chain | CatalogError::Endless)
                     | CatchUpError::Link(_)
                     | CatchUpError::Silent => {}

@@ -1,11 +1,12 @@
 //! What is known of nodes whose catalogs others pass on.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use crate::base::clock::Timestamp;
+use super::*;
+use crate::base::limits::MAX_CATALOG_BYTES;
+use crate::catalog::fixture::key;
+use crate::catalog::own::begin_beyond;
 use crate::catalog::tree::TREE_ROOT;
-use crate::members::membership::Membership;
 use crate::members::pair::{connect, entries_at, member, until};
 
 fn shown(at: &Membership) -> Vec<String> {
@@ -80,4 +81,63 @@ async fn a_notice_that_is_lost_heals() {
     let lost = tokio::time::Instant::now();
     until(|| shown(&reader) == ["g"]).await;
     assert!(lost.elapsed() < Duration::from_secs(60), "{:?}", lost.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_not_seen_for_a_month_is_forgotten_while_the_node_runs_and_not_taken_in_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = member(1, dir.path());
+    let copy = |tag: u8, secs: i64| {
+        let at = Timestamp { secs, nanos: 0 };
+        let (id, sign) = key(tag);
+        Arc::new(begin_beyond(node.id, id, 0, &entries_at("f", tag), at, &sign).unwrap())
+    };
+    let now = Timestamp::now().secs;
+    let (old, young) = (copy(2, now - 31 * 24 * 3600), copy(3, now - 29 * 24 * 3600));
+    for copy in [&old, &young] {
+        node.save_catalog(copy);
+        node.book.lock().put(Arc::clone(copy));
+    }
+    let file = node.catalog_file(old.node());
+    assert!(file.exists());
+    node.view_now.notify_one();
+    until(|| node.catalogs().len() == 1).await;
+    until(|| !file.exists()).await;
+    assert!(node.book.lock().get(young.node()).is_some() && node.catalog_file(young.node()).exists());
+    let take = |copy: &CatalogCopy| node.with_room(copy.node(), 1, copy.at(), |_, gone| gone);
+    assert!(matches!(take(&old), Err(CatchUpError::Forgotten)));
+    assert!(take(&young).is_ok());
+    // It is there itself.
+    let _session = connect(&node, &member(2, &dir.path().join("2")));
+    assert!(take(&old).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_member_kept_newcomers_catalogs_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, met) = (member(1, dir.path()), member(2, &dir.path().join("2")));
+    met.publish(&entries_at("met", 2)).unwrap();
+    let (session, _) = connect(&node, &met);
+    until(|| node.catalogs().len() == 1).await;
+    // Somebody makes up nodes, whose catalogs are as new as can be.
+    for tag in [3, 4] {
+        let (id, sign) = key(tag);
+        let at = Timestamp { secs: Timestamp::now().secs - i64::from(10 - tag), nanos: 0 };
+        let copy = begin_beyond(node.id, id, 0, &entries_at("f", tag), at, &sign).unwrap();
+        node.known.lock().seen(id, at);
+        node.book.lock().put(Arc::new(copy));
+    }
+    node.view_now.notify_one();
+    let newcomer = key(5).0;
+    let most = MAX_CATALOG_BYTES - node.book.lock().get(met.around.identity.node).unwrap().kept();
+    // All of them go, the one that was made first before the other, and the one that is live stays.
+    until(|| {
+        node.with_room(newcomer, most, Timestamp::now(), |_, gone| gone).is_ok_and(|gone| gone == [key(3).0, key(4).0])
+    })
+    .await;
+    assert!(matches!(node.with_room(newcomer, most + 1, Timestamp::now(), |_, gone| gone), Err(CatchUpError::Room)));
+    // So does one that was live a moment ago.
+    session.close();
+    until(|| node.live_peers() == 0).await;
+    assert!(matches!(node.with_room(newcomer, most + 1, Timestamp::now(), |_, gone| gone), Err(CatchUpError::Room)));
 }
