@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::settings::address::parse_metrics_addr;
 use crate::tracker::store::StoreAt;
 
 /// Mounts one folder that holds everything a network's live peers share.
@@ -38,7 +39,11 @@ First steps:
   flashget network create lab --tracker HOST:7440 > invite     on one machine; keep the invite secret
   flashget network join - < invite                             on every other
   flashget share add ~/iso
-  flashget mount lab /mnt/flashget";
+  flashget mount lab /mnt/flashget
+
+Without a tracker, leave --tracker out. On one local network members find each other by themselves; elsewhere name one address
+of one member that is up, which is enough to get to know all:
+  flashget mount lab /mnt/flashget -o peer=ADDR:7450           or: flashget daemon --peer ADDR:7450";
 
 /// How to print.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
@@ -256,7 +261,8 @@ pub enum NetworkCommand {
     Create {
         /// What to call it
         name: String,
-        /// A tracker of it; may be given several times
+        /// A tracker of it; may be given several times. Without one, members find each other on the local network, or by one
+        /// address of one member: flashget daemon --peer ADDR:PORT, flashget mount -o peer=ADDR:PORT
         #[arg(long = "tracker", value_name = "HOST:PORT")]
         trackers: Vec<String>,
     },
@@ -398,7 +404,7 @@ pub struct TrackerArgs {
     #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u64).range(1..))]
     pub max_per_address: u64,
     /// Serve figures for Prometheus at http://ADDR:PORT/metrics; a port alone is one of 127.0.0.1
-    #[arg(long, value_name = "[ADDR:]PORT", value_parser = metrics_addr)]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = parse_metrics_addr)]
     pub metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub log: LogArgs,
@@ -412,13 +418,6 @@ pub enum TrackerCommand {
         #[command(flatten)]
         output: Output,
     },
-}
-
-fn metrics_addr(text: &str) -> Result<SocketAddr, String> {
-    match text.parse::<u16>() {
-        Ok(port) => Ok(([127, 0, 0, 1], port).into()),
-        Err(_) => text.parse().map_err(|_| "expected ADDR:PORT, or a port".into()),
-    }
 }
 
 /// `flashget mount`

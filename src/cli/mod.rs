@@ -62,6 +62,8 @@ impl Context {
 
 fn carry_out(args: &Args) -> Result<(), ControlError> {
     let home = Home::resolve(args.home.as_deref()).map_err(wrong)?;
+    // Also where no settings are read: who mistypes one should not think that it was heard.
+    Settings::check_given(&args.set).map_err(ControlError::invalid)?;
     let context = Context { home, args: args.clone() };
     match &args.command {
         Command::Network(command) => network(&context, command),

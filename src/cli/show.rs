@@ -145,9 +145,9 @@ fn members_line(network: &NetworkReport) -> String {
     };
     let own = network.own_version.map_or_else(String::new, |(epoch, version)| format!(", own at {epoch}.{version}"));
     let sum = if network.catalog_sum.is_empty() { String::new() } else { format!(", sum {}", network.catalog_sum) };
-    let lag = match network.lag.most_ms {
-        0 => String::new(),
-        _ => format!(", changes take {} ms (median), {} at most", network.lag.median_ms, network.lag.most_ms),
+    let lag = match (network.lag.median_ms, network.lag.most_ms) {
+        (Some(median), Some(most)) => format!(", changes take {median} ms (median), {most} at most"),
+        _ => ", changes take - (none came yet)".into(),
     };
     format!(
         "{}: {} live, {}{found}{gossip}; {}{own}{sum}{lag}\n",
@@ -253,7 +253,7 @@ fn peers(all: &[PeerReport]) -> String {
     let mut table = Table::new(&heads);
     for peer in all {
         table.row(vec![
-            for_terminal(peer.name.as_bytes()),
+            peer.name.as_ref().map_or_else(|| "-".into(), |name| for_terminal(name.as_bytes())),
             peer.node.short(12),
             peer.network.clone(),
             peer.address.clone(),

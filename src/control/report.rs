@@ -333,8 +333,8 @@ pub enum EntryKind {
 pub struct PeerReport {
     /// Who.
     pub node: NodeId,
-    /// How it calls itself.
-    pub name: String,
+    /// How it calls itself, or did the last time; nothing if that was never heard, or it has no name.
+    pub name: Option<String>,
     /// In which network.
     pub network: String,
     /// There is a session with it; if not, it is live all the same, and gets one when it is needed.

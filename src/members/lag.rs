@@ -13,12 +13,12 @@ pub struct Lag(VecDeque<Duration>);
 /// What is told of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct LagReport {
-    /// Of the last change, in milliseconds; 0 if there was none.
-    pub last_ms: u64,
+    /// Of the last change, in milliseconds; like the others nothing if there was none.
+    pub last_ms: Option<u64>,
     /// Of half of the last 256 changes it was less.
-    pub median_ms: u64,
+    pub median_ms: Option<u64>,
     /// The longest of them.
-    pub most_ms: u64,
+    pub most_ms: Option<u64>,
 }
 
 impl Lag {
@@ -30,7 +30,7 @@ impl Lag {
 
     /// What is told of it.
     pub fn report(&self) -> LagReport {
-        let ms = |lag: Option<&Duration>| lag.map_or(0, |lag| lag.as_millis().min(u64::MAX.into()) as u64);
+        let ms = |lag: Option<&Duration>| lag.map(|lag| lag.as_millis().min(u64::MAX.into()) as u64);
         let mut sorted: Vec<Duration> = self.0.iter().copied().collect();
         sorted.sort_unstable();
         LagReport {
@@ -50,7 +50,11 @@ mod tests {
         let mut lag = Lag::default();
         assert_eq!(lag.report(), LagReport::default());
         (1..=300).for_each(|ms| lag.note(Duration::from_millis(ms)));
-        assert_eq!(lag.report(), LagReport { last_ms: 300, median_ms: 173, most_ms: 300 });
+        let report = LagReport { last_ms: Some(300), median_ms: Some(173), most_ms: Some(300) };
+        assert_eq!(lag.report(), report);
+        let mut at_once = Lag::default();
+        at_once.note(Duration::ZERO);
+        assert_ne!(at_once.report(), LagReport::default(), "what came at once is not what never came");
         assert_eq!(lag.0.len(), KEPT);
     }
 }

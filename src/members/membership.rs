@@ -367,6 +367,11 @@ impl Membership {
         roster.live().filter(|node| !roster.has(node)).copied().collect()
     }
 
+    /// What a peer called itself the last time that there was a session with it.
+    pub fn name_of(&self, node: &NodeId) -> Option<String> {
+        Some(self.known.lock().name(node).to_owned()).filter(|name| !name.is_empty())
+    }
+
     /// How a peer was found, and where it may be reached.
     pub fn acquaintance(&self, node: &NodeId) -> (Vec<&'static str>, Option<SocketAddr>) {
         let known = self.known.lock();

@@ -24,7 +24,7 @@ pub(super) fn exposition(status: &StatusReport) -> String {
     each("flashget_own_catalog_version", "Version of this node's catalog within its epoch.", &|network| {
         network.own_version.map(|(_, version)| version as f64)
     });
-    let seconds = |millis: u64| Some(millis as f64 / 1000.0);
+    let seconds = |millis: Option<u64>| Some(millis? as f64 / 1000.0);
     each("flashget_catalog_lag_seconds", "How long the last change of a catalog took to get here.", &|network| {
         seconds(network.lag.last_ms)
     });

@@ -174,7 +174,7 @@ impl Node {
                 let (found, _) = joined.membership.acquaintance(&link.node());
                 peers.push(PeerReport {
                     node: link.node(),
-                    name: link.name().to_owned(),
+                    name: Some(link.name().to_owned()).filter(|name| !name.is_empty()),
                     network: joined.membership.name().to_owned(),
                     connected: true,
                     found: found.into_iter().map(str::to_owned).collect(),
@@ -192,8 +192,8 @@ impl Node {
                 let (found, address) = joined.membership.acquaintance(&node);
                 peers.push(PeerReport {
                     node,
-                    // It says so in a session.
-                    name: String::new(),
+                    // It says so in a session alone.
+                    name: joined.membership.name_of(&node),
                     network: joined.membership.name().to_owned(),
                     connected: false,
                     found: found.into_iter().map(str::to_owned).collect(),

@@ -55,6 +55,7 @@ use control::NodeControl;
 use datagrams::gossip_port;
 use errors::cant_listen;
 pub(crate) use errors::wrong;
+use lan::Lan;
 use mounts::Mounted;
 pub(crate) use mounts::{no_folder, resolved, still_mounted};
 use networks::{Networks, SetUp};
@@ -116,6 +117,7 @@ pub struct Node {
     listener: Mutex<Option<Listener>>,
     /// The same, where the settings ask for it.
     figures: Mutex<Option<TextServer>>,
+    lan: Mutex<Option<Lan>>,
     /// Memberships refer to it weakly.
     service: Arc<NodeService>,
     _lock: HomeLock,
@@ -220,6 +222,7 @@ impl Node {
             began: Instant::now(),
             listener: Mutex::new(Some(listener)),
             figures: Mutex::default(),
+            lan: Mutex::default(),
             service,
             _lock: lock,
         });
@@ -230,8 +233,8 @@ impl Node {
         }
         node.serve_figures().await?;
         if let Some(lan) = node.settings.node.lan.then(|| lan::announce(listen)).flatten() {
-            let networks = Arc::downgrade(&node.networks);
-            node.runtime.spawn(async move { lan.look(networks).await });
+            node.runtime.spawn(lan.look(Arc::downgrade(&node.networks)));
+            *node.lan.lock() = Some(lan);
         }
         node.runtime.spawn(origins::keep_saved(Arc::downgrade(&node.origins)));
         if !ends_when_idle {
@@ -297,6 +300,10 @@ impl Node {
         let _ = tokio::task::spawn_blocking(move || drop(mounts)).await;
         self.listener.lock().take();
         self.figures.lock().take();
+        let lan = self.lan.lock().take();
+        if let Some(lan) = lan {
+            lan.take_back().await;
+        }
         self.networks.leave_all().await;
         let _ = tokio::task::spawn_blocking(move || {
             node.sharer.stop();

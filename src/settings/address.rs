@@ -1,6 +1,9 @@
-//! `HOST:PORT` as people write it: of a tracker, in a command or an invite. Pure: names are looked up when they are used.
+//! Addresses as people write them: `HOST:PORT` of a tracker, in a command or an invite, and where figures are served. Pure: names
+//! are looked up when they are used.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
+
+use serde::{Deserialize, Deserializer};
 
 /// A text that is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,9 +45,43 @@ pub fn parse_host_port(text: &str, default_port: u16) -> Result<String, BadAddre
     Ok(format!("{host}:{port}"))
 }
 
+/// Where figures are served: `ADDR:PORT`, or a port of 127.0.0.1.
+pub fn parse_metrics_addr(text: &str) -> Result<SocketAddr, String> {
+    match text.trim().parse::<u16>() {
+        Ok(port) => Ok(([127, 0, 0, 1], port).into()),
+        Err(_) => text.trim().parse().map_err(|_| {
+            let shown = crate::base::escape::for_terminal(text.as_bytes());
+            format!("'{shown}' is not an address: write ADDR:PORT, such as 127.0.0.1:9440, or a port alone")
+        }),
+    }
+}
+
+/// The same in the settings file, where a port alone may be a number.
+pub fn metrics_addr<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected ADDR:PORT in quotes, or a port")]
+    enum Raw {
+        Port(u16),
+        Text(String),
+    }
+    match Raw::deserialize(from)? {
+        Raw::Port(port) => Ok(Some(([127, 0, 0, 1], port).into())),
+        Raw::Text(text) => parse_metrics_addr(&text).map(Some).map_err(serde::de::Error::custom),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_alone_is_one_of_this_machine() {
+        assert_eq!(parse_metrics_addr("9440"), Ok(([127, 0, 0, 1], 9440).into()));
+        assert_eq!(parse_metrics_addr("0.0.0.0:1"), Ok(([0, 0, 0, 0], 1).into()));
+        for wrong in ["", "70000", "host:1", ":1", "-1"] {
+            assert!(parse_metrics_addr(wrong).unwrap_err().contains("ADDR:PORT"), "{wrong}");
+        }
+    }
 
     #[test]
     fn takes_what_people_write() {

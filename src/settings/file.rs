@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::address::metrics_addr;
 use super::units::{Size, Span};
 
 /// Default port of a node.
@@ -71,7 +72,9 @@ pub struct NodeSettings {
     /// Sessions are held with all live peers as long as there are no more than this; beyond that with a few, and with
     /// others while they are needed.
     pub mesh: usize,
-    /// Serve figures for Prometheus at this address; none by default. Whoever may connect may read them.
+    /// Serve figures for Prometheus at this address, `ADDR:PORT` or a port of 127.0.0.1; none by default. Whoever may connect may
+    /// read them.
+    #[serde(deserialize_with = "metrics_addr")]
     pub metrics: Option<SocketAddr>,
 }
 
@@ -216,27 +219,59 @@ impl Settings {
     fn with(&self, given: &str) -> Result<Self, String> {
         let parts = given.split_once('=').and_then(|(key, value)| Some((key.trim().split_once('.')?, value.trim())));
         let ((section, key), value) = parts.ok_or("write SECTION.KEY=VALUE, such as cache.ram=64M")?;
-        let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
-            .ok()
-            .and_then(|mut table| table.remove("value"))
-            .unwrap_or_else(|| toml::Value::String(value.to_owned()));
-        let mut all = toml::Table::try_from(self).map_err(|error| error.to_string())?;
-        let section = all.entry(section).or_insert_with(|| toml::Table::new().into());
-        let section = section.as_table_mut().ok_or("not a section")?;
-        section.insert(key.to_owned(), value);
-        all.try_into().map_err(|error: toml::de::Error| error.message().replace('\n', "; "))
+        let all = toml::Table::try_from(self).map_err(|error| error.to_string())?;
+        let put = |value: toml::Value| {
+            let mut all = all.clone();
+            let section = all.entry(section).or_insert_with(|| toml::Table::new().into());
+            let section = section.as_table_mut().ok_or("not a section")?;
+            section.insert(key.to_owned(), value);
+            all.try_into().map_err(|error: toml::de::Error| in_words(error.message()))
+        };
+        let text = || toml::Value::String(value.to_owned());
+        let parsed = toml::from_str::<toml::Table>(&format!("value = {value}")).ok();
+        match parsed.and_then(|mut table| table.remove("value")) {
+            // What looks like a number may be a name all the same.
+            Some(parsed) => put(parsed).or_else(|error| put(text()).map_err(|_| error)),
+            None => put(text()),
+        }
+    }
+
+    /// Checks values that are given beside the file, whether or not anything is done with them.
+    pub fn check_given(given: &[String]) -> Result<(), SettingsError> {
+        let wrong = |one: &String| Self::default().with(one).err().map(|error| (one.clone(), error));
+        match given.iter().find_map(wrong) {
+            Some((one, error)) => Err(SettingsError::Given(one, error)),
+            None => Ok(()),
+        }
     }
 
     fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|error: toml::de::Error| {
             // In one line; the library's own text draws a picture.
-            let message = error.message().replace('\n', "; ");
+            let message = in_words(error.message());
             match error.span().and_then(|span| text.get(..span.start)) {
                 Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
                 None => message,
             }
         })
     }
+}
+
+/// The library's message in one line, with what is expected said for people and not in the words of the code.
+fn in_words(message: &str) -> String {
+    const WORDS: [(&str, &str); 10] = [
+        ("expected usize", "expected a whole number, 0 or more"),
+        ("expected u32", "expected a whole number, 0 or more"),
+        ("expected a boolean", "expected true or false"),
+        ("expected a string", "expected text in quotes"),
+        ("expected path string", "expected a path in quotes"),
+        ("expected a sequence", "expected a list, such as [\"a\", \"b\"]"),
+        ("invalid type: sequence", "invalid type: list"),
+        ("expected socket address", "expected an address in quotes: ADDR:PORT, such as \"192.0.2.10:7450\""),
+        ("invalid socket address syntax", "not an address: write ADDR:PORT, such as 192.0.2.10:7450"),
+        ("expected struct ", "expected a section: "),
+    ];
+    WORDS.iter().fold(message.replace('\n', "; "), |message, (code, words)| message.replace(code, words))
 }
 
 #[cfg(test)]
@@ -269,6 +304,11 @@ mod tests {
         {
             let error = with(&[wrong]).unwrap_err().to_string();
             assert!(error.contains(wrong) && error.contains(says) && !error.contains('\n'), "{error}");
+        }
+        // What looks like a number is a name where a name is wanted.
+        assert_eq!(with(&["node.name=5"]).unwrap().node.name.as_deref(), Some("5"));
+        for port in ["node.metrics=9440", "node.metrics=\"9440\"", "node.metrics=127.0.0.1:9440"] {
+            assert_eq!(with(&[port]).unwrap().node.metrics, Some(([127, 0, 0, 1], 9440).into()), "{port}");
         }
         // Every one of them: what is the default may be said.
         for (section, values) in &toml::Table::try_from(Settings::default()).unwrap() {
@@ -307,6 +347,36 @@ mod tests {
         assert!(node.metrics.is_some() && node.advertise.is_some() && node.name.is_some() && node.keyfile.is_some());
         assert!(cache.dir.is_some() && cache.disk.is_some());
         assert!(limits.upload.is_some() && limits.download.is_some() && limits.upload_slots.is_some());
+    }
+
+    #[test]
+    fn what_is_expected_is_said_in_words_for_every_setting() {
+        let installed = include_str!("../../dist/config.toml");
+        let mut section = "";
+        let mut keys = 0;
+        for line in installed.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_end_matches(']');
+            } else if let Some((key, _)) = line.strip_prefix('#').and_then(|line| line.split_once(" = ")) {
+                keys += 1;
+                // A value of a type that none of them has.
+                for wrong in ["{ a = 1 }", "1.5", "-1", "[[]]"] {
+                    let given = format!("{section}.{key}={wrong}");
+                    let Err(error) = Settings::check_given(std::slice::from_ref(&given)) else { continue };
+                    let error = error.to_string();
+                    let plain = ["usize", "u16", "u32", "u64", "struct", "enum", "variant", "syntax"];
+                    assert!(plain.iter().all(|word| !error.contains(word)), "{error}");
+                    assert!(["expected", "write", "unknown"].iter().any(|word| error.contains(word)), "{error}");
+                }
+                let given = format!("{section}.{key}={{ a = 1 }}");
+                let takes_text = Settings::check_given(std::slice::from_ref(&given)).is_ok();
+                let text = ["name", "keyfile", "dir", "level", "format"];
+                assert_eq!(takes_text, text.contains(&key), "{section}.{key}");
+            }
+        }
+        assert!(keys > 20, "{keys}");
+        let error = Settings::check_given(&["node.mesh=x".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("a whole number"), "{error}");
     }
 
     #[test]

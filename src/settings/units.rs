@@ -77,7 +77,7 @@ pub struct Span(pub Duration);
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
+        #[serde(untagged, expecting = "expected a size: a number of bytes, or text with a unit, such as \"20G\"")]
         enum Raw {
             Number(u64),
             Text(String),
@@ -97,8 +97,16 @@ impl Serialize for Size {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        parse_duration(&text).map(Self).map_err(serde::de::Error::custom)
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a duration: seconds, or text with a unit, such as \"30s\"")]
+        enum Raw {
+            Seconds(u64),
+            Text(String),
+        }
+        match Raw::deserialize(from)? {
+            Raw::Seconds(secs) => Ok(Self(Duration::from_secs(secs))),
+            Raw::Text(text) => parse_duration(&text).map(Self).map_err(serde::de::Error::custom),
+        }
     }
 }
 

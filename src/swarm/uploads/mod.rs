@@ -175,7 +175,9 @@ impl Uploads {
                 }
                 return;
             };
-            self.ledger.lock().attest(&receipt, known(&receipt.attester), Timestamp::now());
+            // Asked before the ledger is locked: the answer takes locks of its own.
+            let is_known = known(&receipt.attester);
+            self.ledger.lock().attest(&receipt, is_known, Timestamp::now());
         }
     }
 
