@@ -275,6 +275,7 @@ fn a_passphrase_is_changed_and_only_the_new_one_unlocks() {
     let word = |name: &str, text: &str| {
         let file = network.path(name);
         fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         file.to_str().unwrap().to_owned()
     };
     let (first, second, wrong) = (word("first", "one\n"), word("second", "two\n"), word("wrong", "three\n"));

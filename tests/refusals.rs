@@ -269,12 +269,20 @@ fn a_vault_opens_with_its_own_key_alone() {
     text_file(&secret, "correct horse battery staple\n");
     text_file(&wrong, "incorrect\n");
     text_file(&network.path("empty"), "");
+    for file in [&secret, &wrong, &network.path("empty")] {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+    }
     let node = network.outsider("locked");
     let with = |file: &Path, args: &[&str]| node.run(["--passphrase-file", text(file)].iter().chain(args));
     node.run_with(["--passphrase-file", text(&secret), "network", "join", "-"], network.invite.as_bytes()).ok();
     assert!(!node.home.join("state/key").exists());
     let dir = network.path("dir");
     fs::create_dir(&dir).unwrap();
+
+    // Nobody but its owner may read it, and it is not overlooked where a vault would be made with it.
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
+    refused(&node, 5, "chmod 600", || with(&secret, &["network", "list"]));
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
 
     let locked = "the vault is locked by a passphrase";
     for args in [vec!["network", "list"], vec!["share", "add", text(&dir)], vec!["mount", text(&dir)], vec!["daemon"]] {
@@ -321,6 +329,11 @@ fn a_settings_file_with_a_mistake_says_where() {
     refused(&node, 2, "rams", || node.run(["mount", text(&node.mount_point)]));
     node.settings("cache.ram = \"many\"\n");
     refused(&node, 2, "many", || node.run(["config", "check"]));
+    // What is given beside it is heard by every command, also by those that read no settings.
+    node.settings("");
+    for command in [&["status"][..], &["peers"], &["network", "list"], &["config", "check"], &["stop"]] {
+        refused(&node, 2, "a whole number", || node.run([&["--set", "node.mesh=x"], command].concat()));
+    }
 }
 
 /// Mounts with a tracker that is not there; returns the note and how long the mount took.

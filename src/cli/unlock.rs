@@ -7,7 +7,8 @@ use zeroize::Zeroizing;
 
 use super::Context;
 use crate::control::{ControlError, ErrorCode};
-use crate::vault::store::{Unlock, Vault};
+use crate::node::wrong;
+use crate::vault::store::{Unlock, Vault, refuse_open};
 
 /// Longest passphrase file.
 const MAX: u64 = 64 * 1024;
@@ -55,12 +56,15 @@ pub fn new_unlock(passphrase_file: Option<&Path>, keyfile: Option<&Path>) -> Res
 /// The first line of a file, or of stdin for `-`.
 fn passphrase_from(file: &Path) -> Result<Zeroizing<String>, ControlError> {
     let mut text = Zeroizing::new(String::new());
+    let failed = |error| ControlError::failed(format!("the passphrase file {}: {error}", file.display()));
     let read = if file == Path::new("-") {
         std::io::stdin().take(MAX).read_to_string(&mut text)
     } else {
-        std::fs::File::open(file).and_then(|from| from.take(MAX).read_to_string(&mut text))
+        let from = std::fs::File::open(file).map_err(failed)?;
+        refuse_open(file, &from.metadata().map_err(failed)?).map_err(wrong)?;
+        from.take(MAX).read_to_string(&mut text)
     };
-    read.map_err(|error| ControlError::failed(format!("the passphrase file {}: {error}", file.display())))?;
+    read.map_err(failed)?;
     let line = text.lines().next().unwrap_or_default();
     if line.is_empty() {
         return Err(ControlError::invalid(format!("the passphrase file {} is empty", file.display())));

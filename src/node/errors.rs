@@ -68,6 +68,7 @@ impl Coded for VaultError {
             | Self::NeedsPassphrase
             | Self::NeedsKeyFile
             | Self::KeyFileOpen(_)
+            | Self::NotOwn(_)
             | Self::BadKeyFile(_) => ErrorCode::Locked,
             Self::NetworkExists(_) => ErrorCode::Conflict,
             Self::NoNetwork(_) => ErrorCode::NotFound,

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::errors::Failures;
 use super::networks::Joined;
 use super::parts::{Writer, part_of, put_in_place, umask};
+use super::space::refuse_too_large;
 use super::{Node, blocking};
 use crate::base::chunks::{chunk_count, chunk_len};
 use crate::base::escape::path_for_terminal;
@@ -71,6 +72,7 @@ impl Node {
     ) -> Result<GotReport, ControlError> {
         let began = Instant::now();
         let jobs = self.plan_get(wanted).await?;
+        refuse_too_large(jobs.iter().map(|job| (job.target.clone(), job.file.content)).collect()).await?;
         let tally = Arc::new(Tally {
             umask: blocking(|| Ok(umask())).await?,
             files: jobs.len() as u64,

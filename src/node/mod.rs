@@ -18,6 +18,7 @@ mod parts;
 mod revival;
 mod service;
 mod shares;
+mod space;
 pub mod tracker;
 mod tracking;
 

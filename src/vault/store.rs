@@ -5,8 +5,8 @@
 //! of the body, with everything before the nonce as associated data.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -54,9 +54,12 @@ pub enum VaultError {
     /// It is locked by a key file and a passphrase was given.
     #[error("the vault is locked by a key file, not by a passphrase")]
     NeedsKeyFile,
-    /// A key file that others may read protects nothing.
+    /// A key file or passphrase file that others may read protects nothing.
     #[error("{0} may be read by others: run chmod 600 on it")]
     KeyFileOpen(PathBuf),
+    /// Somebody else wrote it, and may read and change it at any time.
+    #[error("{0} belongs to another user: make a copy of your own, and run chmod 600 on it")]
+    NotOwn(PathBuf),
     /// Not a key file.
     #[error("{0} is not a flashget key file")]
     BadKeyFile(PathBuf),
@@ -366,16 +369,45 @@ fn read_key_file(path: &Path) -> Result<Zeroizing<[u8; 32]>, VaultError> {
     let io = |error| VaultError::Io(path.into(), error);
     let file = File::open(path).map_err(io)?;
     let metadata = file.metadata().map_err(io)?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(VaultError::KeyFileOpen(path.into()));
-    }
+    refuse_open(path, &metadata)?;
     let bad = || VaultError::BadKeyFile(path.into());
     if metadata.len() > 1024 {
         return Err(bad());
     }
-    let text = Zeroizing::new(fs::read(path).map_err(io)?);
+    let mut text = Zeroizing::new(Vec::with_capacity(1024));
+    file.take(1024).read_to_end(&mut text).map_err(io)?;
     let bytes = Zeroizing::new(data_encoding::HEXLOWER.decode(text.trim_ascii()).map_err(|_| bad())?);
     Ok(Zeroizing::new(bytes.as_slice().try_into().map_err(|_| bad())?))
+}
+
+/// Refuses a file with a secret that others may read, or that another user wrote. One of root's is fine: root reads everything
+/// anyhow, and who hands secrets to a service (systemd does) lets its group read them. Pipes and terminals have no readers to
+/// come.
+pub fn refuse_open(path: &Path, metadata: &fs::Metadata) -> Result<(), VaultError> {
+    match openness(metadata.is_file(), metadata.uid(), metadata.mode(), rustix::process::geteuid().as_raw()) {
+        Openness::Private => Ok(()),
+        Openness::Open => Err(VaultError::KeyFileOpen(path.into())),
+        Openness::Foreign => Err(VaultError::NotOwn(path.into())),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Openness {
+    Private,
+    Open,
+    Foreign,
+}
+
+fn openness(is_file: bool, owner: u32, mode: u32, user: u32) -> Openness {
+    const ROOT: u32 = 0;
+    // By root for another user: reading by a group is how that user gets it.
+    let others = if owner == ROOT && user != ROOT { 0o027 } else { 0o077 };
+    match () {
+        () if !is_file => Openness::Private,
+        () if owner != user && owner != ROOT => Openness::Foreign,
+        () if mode & others != 0 => Openness::Open,
+        () => Openness::Private,
+    }
 }
 
 /// Writes a file beside `path` (0600), makes it durable, and puts it in `path`'s place: the old one stays until the new
@@ -394,6 +426,8 @@ pub fn write_in_place(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::vault::keys::NetworkKey;
     use crate::vault::network::NetworkSecret;
@@ -443,6 +477,25 @@ mod tests {
 
         fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(Vault::open(&file, &unlock), Err(VaultError::KeyFileOpen(_))));
+    }
+
+    #[test]
+    fn a_secret_is_its_users_alone() {
+        let of = |owner, mode, user| openness(true, owner, mode, user);
+        for (user, owner) in [(0, 0), (7, 7)] {
+            assert_eq!((of(owner, 0o600, user), of(owner, 0o400, user)), (Openness::Private, Openness::Private));
+            for mode in [0o640, 0o604, 0o620, 0o644] {
+                assert_eq!(of(owner, mode, user), Openness::Open, "{mode:o}");
+            }
+        }
+        assert_eq!(of(8, 0o600, 7), Openness::Foreign);
+        assert_eq!(of(8, 0o600, 0), Openness::Foreign, "its owner may change what root reads");
+        // As systemd hands it to a service.
+        assert_eq!(
+            (of(0, 0o440, 7), of(0, 0o444, 7), of(0, 0o660, 7)),
+            (Openness::Private, Openness::Open, Openness::Open)
+        );
+        assert_eq!(openness(false, 8, 0o666, 7), Openness::Private);
     }
 
     #[test]
