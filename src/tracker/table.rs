@@ -196,11 +196,12 @@ impl Table {
 
     fn answer_in(&self, announce: &Announce, room: usize, out: &mut Vec<u8>) {
         let at = self.changes.at();
-        // Who is being told the whole list must hear of all departures since that began.
-        let heard = if announce.begun == 0 { announce.since } else { announce.begun };
+        // Of what this asker was told it must hear the end: of all departures that were not yet forgotten when the whole list
+        // began, and that stand behind what it has been told since.
+        let heard = announce.since.max(announce.begun);
         let behind = heard < self.changes.forgotten();
         let whole = announce.boot != self.boot || announce.since > at || announce.begun > at || behind;
-        let (since, begun) = if whole { (0, at) } else { (announce.since, announce.begun) };
+        let (since, begun) = if whole { (0, self.changes.forgotten()) } else { (announce.since, announce.begun) };
         let page = self.changes.page(since, room);
         let begun = if page.more && page.at < begun { begun } else { 0 };
         let head = Head { boot: self.boot, whole, begun, ping_every_ms: PING_EVERY.as_millis() as u32 };

@@ -104,6 +104,36 @@ proptest! {
     }
 }
 
+#[test]
+fn a_departure_that_was_forgotten_between_two_pages_was_never_told() {
+    let now = Instant::now();
+    let mut table = Table::new(1, false);
+    let [asker, gone] = [1, 2].map(|tag| NodeId([tag; 32]));
+    let others = [3, 4, 5].map(|tag| NodeId([tag; 32]));
+    for node in [[gone].as_slice(), &others].concat() {
+        table.ping(node, &Feed::new(node).announce(addrs(1), false), REMOTE, now);
+    }
+    table.ping(gone, &Feed::new(gone).announce(Vec::new(), true), REMOTE, now);
+    let mut feed = Feed::new(asker);
+    // One change in an answer: the first tells of the node that has gone since.
+    let answer = ask(&mut table, asker, &feed.announce(addrs(1), false), 1, now);
+    assert!(answer.more);
+    feed.take(answer);
+    assert!(feed.active().contains_key(&gone));
+    for _ in 0..4 {
+        compact(&mut table);
+    }
+    loop {
+        let answer = ask(&mut table, asker, &feed.announce(addrs(1), false), 1, now);
+        let more = answer.more;
+        feed.take(answer);
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(feed.active().keys().copied().collect::<Vec<_>>(), others);
+}
+
 fn addrs(port: u16) -> Vec<SocketAddr> {
     vec![([10, 0, 0, 1], port).into()]
 }

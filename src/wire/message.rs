@@ -252,7 +252,7 @@ pub struct Announced {
     pub boot: u64,
     /// True if the whole list begins here: forget what you had.
     pub whole: bool,
-    /// While the whole list is being told: where the feed stood when that began. 0 otherwise.
+    /// While the older half of the whole list is being told: where the newer half began when that did. 0 otherwise.
     pub begun: u64,
     /// True if there is more already: ask again at once.
     pub more: bool,
