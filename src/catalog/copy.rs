@@ -207,6 +207,11 @@ impl CatalogCopy {
         self.at
     }
 
+    /// When its owner was certainly alive: when it made this, by its own clock; not in the future by ours.
+    pub fn alive_at(&self, wall: Timestamp) -> Timestamp {
+        self.at.min(wall)
+    }
+
     /// The chain value that it stands at.
     pub fn chain(&self) -> [u8; 32] {
         self.chain

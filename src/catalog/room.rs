@@ -4,7 +4,7 @@
 use super::merge::Standing;
 use crate::base::clock::Timestamp;
 
-/// Catalogs of nodes that were not seen for 30 days are dropped.
+/// Nodes that were not seen for 30 days are forgotten, and their catalogs dropped.
 const FORGET: i64 = 30 * 24 * 3600;
 
 /// What a catalog is worth, the least first. A newcomer takes the place of what is worth less than itself, and of nothing else:
@@ -27,7 +27,7 @@ pub fn worth(standing: Standing, seen: Option<Timestamp>, lived: bool) -> Worth 
     }
 }
 
-/// True if a node that was `seen` last at that time was not there for so long that its catalog is dropped.
+/// True if a node that was `seen` last at that time was not there for so long that it is forgotten.
 pub fn is_forgotten(seen: Option<Timestamp>, wall: Timestamp) -> bool {
     seen.is_none_or(|seen| seen.secs.saturating_add(FORGET) <= wall.secs)
 }

@@ -243,8 +243,7 @@ impl Membership {
                 .await
                 .map_err(|_| CatchUpError::Answer);
         }
-        // The owner was alive when it made this, by its own clock; not in the future by ours.
-        let seen = copy.at().min(Timestamp::now());
+        let seen = copy.alive_at(Timestamp::now());
         let (had, put, gone) = self.with_room(node, copy.kept(), seen, |book, gone| {
             let had = book.get(node).is_some();
             let put = book.put(Arc::clone(&copy));
@@ -364,7 +363,7 @@ impl Membership {
             };
             match load() {
                 Some(copy) if copy.node() == around.identity.node => copies.push(copy),
-                Some(copy) if !is_forgotten(known.last_seen(&copy.node()).max(Some(copy.at().min(wall))), wall) => {
+                Some(copy) if !is_forgotten(known.last_seen(&copy.node()).max(Some(copy.alive_at(wall))), wall) => {
                     copies.push(copy);
                 }
                 _ => {

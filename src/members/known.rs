@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::clock::Timestamp;
 use crate::base::ids::NodeId;
 use crate::base::limits::MAX_NODE_NAME;
+use crate::catalog::room::is_forgotten;
 use crate::net::link::PeerAddr;
 
 /// The first retry; the pause between retries for as long as the peer may come back any moment, as after a partition; and
@@ -31,8 +32,6 @@ const SOON: usize = 24;
 const MAX_NEARBY: usize = 64;
 /// Of peers that are wanted slowly: so many are tried in each such time.
 const SLOWLY: (usize, Duration) = (4, Duration::from_secs(1));
-/// A peer that was not seen for this long is forgotten.
-const FORGET: i64 = 30 * 24 * 3600;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Remembered {
@@ -150,7 +149,7 @@ impl Known {
         let remembered: Vec<Remembered> = rmp_serde::from_slice(bytes).ok()?;
         let mut known = Self::default();
         for peer in remembered {
-            if let Some(seen) = peer.seen.filter(|seen| seen.secs.saturating_add(FORGET) > wall.secs) {
+            if let Some(seen) = peer.seen.filter(|seen| !is_forgotten(Some(*seen), wall)) {
                 known.hear(peer.node, &peer.addrs, Found::Memory, now);
                 known.seen(peer.node, seen);
                 if peer.lived {
@@ -412,7 +411,7 @@ mod tests {
         known.seen(node, Timestamp { secs: 1000, nanos: 0 });
         let again = Known::load(&known.store(), Timestamp { secs: 2000, nanos: 0 }, now).unwrap();
         assert_eq!(again.last_seen(&node), Some(Timestamp { secs: 1000, nanos: 0 }));
-        let late = Known::load(&known.store(), Timestamp { secs: 2000 + FORGET, nanos: 0 }, now).unwrap();
+        let late = Known::load(&known.store(), Timestamp { secs: 2000 + 30 * 24 * 3600, nanos: 0 }, now).unwrap();
         assert!(late.peers.is_empty() && late.seen.is_empty());
     }
 

@@ -156,8 +156,7 @@ impl Membership {
             if copy.node() == own {
                 book.put_own(copy);
             } else {
-                // Its owner was alive when it made this, by its own clock; not in the future by ours.
-                known.seen(copy.node(), copy.at().min(wall));
+                known.seen(copy.node(), copy.alive_at(wall));
                 // As many as there is room for, though more may lie on the disk.
                 if book.room_for(copy.node(), copy.kept(), Worth::Kept, |_| Worth::Kept).is_some() {
                     book.put(copy);

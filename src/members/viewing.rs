@@ -91,7 +91,7 @@ impl Membership {
                 let seen = known.last_seen(&node);
                 let standing = roster.standing(&node, seen, wall, now);
                 if let Worth::Idle(at) = worth(standing, seen, known.has_lived(&node)) {
-                    if is_forgotten(seen.max(Some(copy.at().min(wall))), wall) {
+                    if is_forgotten(seen.max(Some(copy.alive_at(wall))), wall) {
                         forgotten.push(node);
                         continue;
                     }
