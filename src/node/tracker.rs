@@ -69,7 +69,6 @@ fn changed_at(file: &Path) -> Option<SystemTime> {
     std::fs::metadata(file).and_then(|meta| meta.modified()).ok()
 }
 
-#[cfg(feature = "etcd")]
 async fn open_store(
     store: StoreAt,
     tables: Tables,
@@ -77,26 +76,20 @@ async fn open_store(
 ) -> Result<Arc<dyn Store>, ControlError> {
     match store {
         StoreAt::Memory => Ok(Arc::new(Memory)),
+        #[cfg(feature = "etcd")]
         StoreAt::Etcd(at) => {
             let keys = tokio::task::spawn_blocking(move || crate::tracker::etcd::Door::open(&at)).await;
             let door = keys.map_err(ControlError::failed)?.map_err(ControlError::invalid)?;
             Ok(crate::tracker::etcd::Etcd::start(door, tables, accesses))
         }
-    }
-}
-
-#[cfg(not(feature = "etcd"))]
-async fn open_store(
-    store: StoreAt,
-    _: Tables,
-    _: watch::Receiver<Vec<Access>>,
-) -> Result<Arc<dyn Store>, ControlError> {
-    match store {
-        StoreAt::Memory => Ok(Arc::new(Memory)),
-        StoreAt::Etcd(_) => Err(ControlError::invalid(
-            "this build of flashget has no etcd in it: build one with cargo build --release --features etcd, for which protoc \
-             is needed (Debian: protobuf-compiler)",
-        )),
+        #[cfg(not(feature = "etcd"))]
+        StoreAt::Etcd(_) => {
+            drop((tables, accesses));
+            Err(ControlError::invalid(
+                "this build of flashget has no etcd in it: build one with cargo build --release --features etcd, for which \
+                 protoc is needed (Debian: protobuf-compiler)",
+            ))
+        }
     }
 }
 
