@@ -2,8 +2,9 @@
 //! holds.
 //!
 //! Evidence of a node's life: a session with it; what gossip says; that a tracker lists it. A session outweighs all;
-//! gossip outweighs trackers, which notice a death later; and a node that can't be reached though somebody says that it is
-//! alive is of no use, and does not count as live until there is other news of it.
+//! gossip outweighs trackers, which notice a death later; what a session has just proved outweighs what gossip said
+//! before. A node that can't be reached though somebody says that it is alive is of no use, and does not count as live
+//! until there is other news of it, or until some time has passed: each time that it is found so, twice as much.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,6 +22,12 @@ const LAPSE: i64 = 24 * 3600;
 const SILENCE: Duration = Duration::from_secs(15);
 /// Trackers that are told apart; more than anybody names.
 const MAX_TRACKERS: usize = 64;
+/// For how long a node that could not be reached does not count as live, the first time and at most: the link there may
+/// have been down for a moment, and a node that nobody ever reaches should not come and go in the view all day.
+const DOUBTED: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
+/// A sign of life that came after gossip had called a node dead holds for so long. By then gossip has heard of the node
+/// itself, which begins a new life when it is told that it is dead; or it is dead, and nobody else will say so again.
+const PROOF: Duration = Duration::from_secs(120);
 
 /// What speaks for one node's life.
 #[derive(Default)]
@@ -30,17 +37,29 @@ struct Evidence {
     gossip: Option<bool>,
     /// Trackers that list it, by their numbers.
     trackers: u64,
-    /// It could not be reached since.
-    doubt: bool,
+    /// A session gave a sign of life that is newer than what gossip says; it holds until then.
+    proof: Option<Instant>,
+    /// It could not be reached; it is doubted until then.
+    doubt: Option<Instant>,
+    /// How often it was doubted since there was news of it.
+    doubts: u32,
 }
 
 impl Evidence {
     fn live(&self) -> bool {
-        self.link.is_some() || (!self.doubt && self.gossip.unwrap_or(self.trackers != 0))
+        self.link.is_some() || (self.doubt.is_none() && self.is_said_to_live())
+    }
+
+    fn is_said_to_live(&self) -> bool {
+        self.proof.is_some() || self.gossip.unwrap_or(self.trackers != 0)
     }
 
     fn says_nothing(&self) -> bool {
-        self.link.is_none() && self.trackers == 0 && self.gossip != Some(true)
+        self.link.is_none() && self.trackers == 0 && self.gossip != Some(true) && self.proof.is_none()
+    }
+
+    fn trust(&mut self) {
+        (self.doubt, self.doubts) = (None, 0);
     }
 }
 
@@ -145,7 +164,7 @@ impl Roster {
         self.sessions += usize::from(old.is_none());
         let changed = self.change(node, now, |evidence| {
             evidence.link = Some(Arc::clone(link));
-            evidence.doubt = false;
+            evidence.trust();
             // Whoever said that it is dead was wrong.
             evidence.gossip = evidence.gossip.filter(|alive| *alive);
         });
@@ -165,23 +184,64 @@ impl Roster {
         }
         Some(self.change(node, now, |evidence| {
             evidence.link = None;
+            evidence.proof = match ending {
+                // Its last word was that it is still there: newer than any word of its death, which gossip won't repeat.
+                Ending::Idle if evidence.gossip != Some(true) => Some(now + PROOF),
+                _ => None,
+            };
             if ending == Ending::Goodbye {
                 (evidence.gossip, evidence.trackers) = (Some(false), 0);
             }
         }))
     }
 
+    /// A session with `node` gave a sign of life though gossip says that it is dead. True if that changes how it stands.
+    pub fn disproved(&mut self, node: NodeId, now: Instant) -> bool {
+        self.change(node, now, |evidence| {
+            if evidence.link.is_some() && evidence.gossip == Some(false) {
+                evidence.proof = Some(now + PROOF);
+            }
+        })
+    }
+
+    /// Sessions with those whom gossip calls dead, which have not given a sign of life for a while.
+    pub fn doubtful(&self) -> impl Iterator<Item = &Arc<dyn PeerLink>> {
+        let doubtful = |evidence: &&Evidence| evidence.gossip == Some(false) && evidence.proof.is_none();
+        self.nodes.values().filter(doubtful).filter_map(|evidence| evidence.link.as_ref())
+    }
+
+    /// Lets go of doubts and of proofs whose time is over; true if somebody lives or is dead because of that. To be called
+    /// now and then, as nothing else changes with time alone. `each` is told of whom it concerns.
+    pub fn pass_time(&mut self, now: Instant, mut each: impl FnMut(NodeId)) -> bool {
+        let over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
+        let due = self.nodes.iter().filter(|(_, evidence)| over(evidence.doubt) || over(evidence.proof));
+        let due: Vec<NodeId> = due.map(|(node, _)| *node).collect();
+        let mut changed = false;
+        for node in due {
+            changed |= self.change(node, now, |evidence| {
+                evidence.doubt = evidence.doubt.filter(|until| *until > now);
+                evidence.proof = evidence.proof.filter(|until| *until > now);
+            });
+            each(node);
+        }
+        changed
+    }
+
     /// Gossip says that `node` is alive or dead. True if that changes how it stands.
     pub fn gossiped(&mut self, node: NodeId, alive: bool, now: Instant) -> bool {
         self.change(node, now, |evidence| {
             evidence.gossip = Some(alive);
-            evidence.doubt &= !alive;
+            // Newer than what a session proved.
+            evidence.proof = None;
+            if alive {
+                evidence.trust();
+            }
         })
     }
 
     /// There is news of `node`: it is worth another try.
     pub fn trust(&mut self, node: NodeId, now: Instant) -> bool {
-        self.change(node, now, |evidence| evidence.doubt = false)
+        self.change(node, now, Evidence::trust)
     }
 
     /// A tracker lists `node`, or does so no more. True if that changes how it stands.
@@ -193,7 +253,7 @@ impl Roster {
             } else if evidence.trackers & bit == 0 {
                 // It has begun to ping: newer than whatever else was said.
                 evidence.trackers |= bit;
-                evidence.doubt = false;
+                evidence.trust();
                 evidence.gossip = evidence.gossip.filter(|alive| *alive);
             }
         })
@@ -201,7 +261,19 @@ impl Roster {
 
     /// Nobody could be reached at any of the node's addresses. True if that changes how it stands.
     pub fn unreachable(&mut self, node: NodeId, now: Instant) -> bool {
-        self.change(node, now, |evidence| evidence.doubt = true)
+        self.change(node, now, |evidence| {
+            // Who is doubted already is tried now and then: that says nothing new.
+            if evidence.doubt.is_none() && evidence.link.is_none() {
+                let (first, most) = DOUBTED;
+                let time = first.saturating_mul(1 << evidence.doubts.min(16)).min(most);
+                (evidence.doubt, evidence.doubts) = (Some(now + time), evidence.doubts.saturating_add(1));
+            }
+        })
+    }
+
+    /// True if somebody says that `node` is alive though it could not be reached.
+    pub fn is_doubted(&self, node: &NodeId) -> bool {
+        self.nodes.get(node).is_some_and(|evidence| evidence.doubt.is_some() && evidence.is_said_to_live())
     }
 
     /// Somebody said something outside of a session. True if this node was cut off until then.
@@ -351,6 +423,64 @@ mod tests {
         assert!(roster.tracked(node, 1, true, now), "it is back");
         assert!(roster.tracked(node, 1, false, now) && roster.live_count() == 0 && roster.nodes.is_empty());
         assert!(!roster.gossiped(NodeId([9; 32]), true, now), "nobody is a peer of its own");
+    }
+
+    #[test]
+    fn a_short_outage_of_one_link_hid_a_node_for_ever() {
+        let start = Instant::now();
+        let node = NodeId([1; 32]);
+        let mut roster = Roster::new(NodeId([9; 32]), Duration::ZERO, BTreeSet::new(), start);
+        roster.gossiped(node, true, start);
+        let mut now = start;
+        // Each time for twice as long, and never for ever.
+        for time in [30, 60, 120, 240, 480, 960, 1920, 3600, 3600] {
+            assert!(roster.unreachable(node, now) && roster.is_doubted(&node));
+            assert!(!roster.unreachable(node, now + Duration::from_secs(time / 2)), "it was doubted already");
+            let over = now + Duration::from_secs(time);
+            assert!(!roster.pass_time(over - Duration::from_millis(1), |_| panic!("nothing is over yet")));
+            let mut told = Vec::new();
+            assert!(roster.pass_time(over, |node| told.push(node)) && roster.is_live(&node));
+            assert_eq!(told, [node]);
+            now = over;
+        }
+        // It was reached, and so the next time is the first again.
+        let peer = link(1);
+        roster.change(peer.node(), now, |evidence| evidence.gossip = Some(true));
+        roster.unreachable(peer.node(), now);
+        roster.join(&peer, now);
+        assert_eq!(roster.nodes[&peer.node()].doubts, 0);
+    }
+
+    #[test]
+    fn a_peer_that_gossip_wrongly_called_dead_was_dead_again_when_its_session_ended_idle() {
+        let (start, peer) = (Instant::now(), link(1));
+        let node = peer.node();
+        let at = |secs| start + Duration::from_secs(secs);
+        let mut roster = Roster::new(NodeId([9; 32]), Duration::ZERO, BTreeSet::new(), start);
+        roster.gossiped(node, true, start);
+        roster.join(&peer, start);
+        roster.gossiped(node, false, at(1));
+        assert_eq!(roster.doubtful().count(), 1);
+        assert!(!roster.lives_without_session(&node), "nobody should close the session as one that is not needed");
+        assert!(!roster.disproved(node, at(2)) && roster.doubtful().count() == 0);
+        assert!(roster.lives_without_session(&node));
+        assert_eq!(roster.leave(&peer, Ending::Idle, at(3)), Some(false), "it said that it is still there");
+        // Gossip has news, and they count from then on.
+        assert!(roster.gossiped(node, false, at(4)) && !roster.is_live(&node));
+
+        // Without any news of gossip the proof holds for a while, and not for ever: nobody would say again that it died.
+        roster.gossiped(node, false, at(5));
+        roster.join(&peer, at(5));
+        roster.gossiped(node, false, at(6));
+        assert_eq!(roster.leave(&peer, Ending::Idle, at(6)), Some(false));
+        assert!(!roster.pass_time(at(6) + PROOF - Duration::from_secs(1), |_| ()) && roster.is_live(&node));
+        assert!(roster.pass_time(at(6) + PROOF, |_| ()) && !roster.is_live(&node));
+
+        // Who goes without a word proves nothing.
+        roster.join(&peer, at(200));
+        roster.gossiped(node, false, at(201));
+        roster.disproved(node, at(202));
+        assert_eq!(roster.leave(&peer, Ending::Broken, at(203)), Some(true));
     }
 
     #[test]
