@@ -63,6 +63,8 @@ impl Membership {
             if swept.elapsed() >= SWEEP {
                 swept = Instant::now();
                 self.close_idle();
+                self.doubt_again();
+                self.look_behind_an_address();
             }
             let next = next.unwrap_or(swept + SWEEP).min(swept + SWEEP);
             tokio::select! {
@@ -80,8 +82,9 @@ impl Membership {
     pub(super) fn dial_due(self: &Arc<Self>) -> Option<Instant> {
         let own = self.around.identity.node;
         let now = Instant::now();
-        let (due, next) = {
-            let roster = self.roster.lock();
+        let (due, next, changed) = {
+            let mut roster = self.roster.lock();
+            let changed = roster.pass_time(now, |_| ());
             let neighbours = neighbours(&own, roster.live(), self.around.mesh);
             let mut demand = self.demand.lock();
             demand.retain(|_, until| *until > now);
@@ -93,8 +96,11 @@ impl Membership {
                 wanted(node, &roster, neighbours.contains(node) || demand.contains_key(node))
             };
             let due = known.due(now, wanted);
-            (due, known.next(wanted))
+            (due, known.next(wanted), changed)
         };
+        if changed {
+            self.view_now.notify_one();
+        }
         for (node, addr) in due {
             let membership = Arc::clone(self);
             let pending = self.pending.guard();
@@ -121,16 +127,17 @@ impl Membership {
     }
 
     /// Closes sessions that this node opened and that neither side has used for a while, unless they are with neighbours. Who
-    /// was called leaves that to the caller.
+    /// was called leaves that to the caller, unless it had asked to be called.
     fn close_idle(&self) {
         let own = self.around.identity.node;
         let idle: Vec<Arc<dyn PeerLink>> = {
             let roster = self.roster.lock();
             let neighbours = neighbours(&own, roster.live(), self.around.mesh);
             let demand = self.demand.lock();
+            let calls = self.calls.lock();
             let idle = |link: &&Arc<dyn PeerLink>| {
                 let node = link.node();
-                link.we_called()
+                calls.closes(&node, link.we_called())
                     && link.unused_for() > IDLE
                     && !neighbours.contains(&node)
                     && !demand.contains_key(&node)
@@ -168,8 +175,28 @@ impl Membership {
         self.dial_now.notify_one();
     }
 
-    async fn dial_one(&self, node: NodeId, addr: PeerAddr) -> Option<Arc<dyn PeerLink>> {
+    /// One address of the settings at a time is looked at again: is who answered there still there?
+    fn look_behind_an_address(self: &Arc<Self>) {
+        let Some((nobody, addr)) = self.known.lock().to_look_at(Instant::now()) else { return };
+        let Some(service) = self.around.service.get().and_then(std::sync::Weak::upgrade) else { return };
+        let membership = Arc::clone(self);
+        tokio::spawn(async move {
+            // Nobody has that name: whoever answers tells its own, and no session comes of it.
+            let (identity, access) = (&membership.around.identity, &membership.access);
+            let dialled = dial(PeerAddr::Tcp(addr), identity, access, Some(nobody), service).await;
+            if let Err(DialError::Handshake(HandshakeError::Other(found))) = dialled {
+                membership.known.lock().answered(&nobody, found, addr, Instant::now());
+                membership.dial_now.notify_one();
+            }
+        });
+    }
+
+    async fn dial_one(self: &Arc<Self>, node: NodeId, addr: PeerAddr) -> Option<Arc<dyn PeerLink>> {
         let service = self.around.service.get().and_then(std::sync::Weak::upgrade)?;
+        if self.known.lock().calls_only(&node) {
+            // The last time it had to be asked to call.
+            self.ask_for_call(node);
+        }
         let expect = (!is_nobody(&node)).then_some(node);
         let dialled = dial(addr, &self.around.identity, &self.access, expect, service).await;
         match &dialled {
@@ -188,15 +215,24 @@ impl Membership {
             known.dialled(node, dialled.is_ok(), now);
             dialled.is_err() && known.in_vain(&node)
         };
-        if in_vain {
-            self.demand.lock().remove(&node);
-            if self.roster.lock().unreachable(node, now) {
-                self.view_now.notify_one();
-            }
-            // Who waits for a session with it waits in vain.
-            self.sessions.send_modify(|number| *number += 1);
+        if dialled.is_err() {
+            self.ask_for_call(node);
+        }
+        // As long as it may call, it is not given up.
+        if in_vain && !self.calls.lock().is_asking(&node) {
+            self.not_reached(node, now);
         }
         dialled.ok()
+    }
+
+    /// There is no way to `node` at present.
+    pub(super) fn not_reached(&self, node: NodeId, now: Instant) {
+        self.demand.lock().remove(&node);
+        if self.roster.lock().unreachable(node, now) {
+            self.view_now.notify_one();
+        }
+        // Who waits for a session with it waits in vain.
+        self.sessions.send_modify(|number| *number += 1);
     }
 
     fn known_file(around: &Around, id: NetworkId) -> std::path::PathBuf {

@@ -28,6 +28,10 @@ pub(super) const CALLED: usize = 2;
 /// Where gossip says that a peer is dead, its session is asked for a sign of life, and closed after so long without one: on a
 /// machine that lost its power nobody ends sessions, and their own time-out is longer than anybody should wait.
 pub(super) const DOUBT: Duration = Duration::from_secs(3);
+/// Between two looks whether this host still has the address at which gossip reaches it.
+const MOVED: Duration = Duration::from_secs(10);
+/// Of those whom it may ask how to be reached now, so many are tried.
+const TOWARD: usize = 4;
 /// Without a timer that is due: it is looked at all the same.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
@@ -53,6 +57,11 @@ fn own_ip_toward(peer: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(peer).ok()?;
     Some(socket.local_addr().ok()?.ip())
+}
+
+/// True unless this host surely does not have that address any more.
+fn host_has(ip: IpAddr) -> bool {
+    !matches!(UdpSocket::bind((ip, 0)), Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable)
 }
 
 /// What gossip noticed, as this node, `own`, takes it in; true if somebody lives or is dead because of that. Pure.
@@ -96,14 +105,16 @@ pub(super) fn doubted(events: &[Event], roster: &Roster) -> Vec<Arc<dyn PeerLink
     dead.collect()
 }
 
-/// Closes a session on which nothing comes for [`DOUBT`] though a sign of life was asked for.
-async fn close_if_dead(link: Arc<dyn PeerLink>) {
+/// Closes a session on which nothing comes for [`DOUBT`] though a sign of life was asked for; true if something came.
+async fn lives(link: &Arc<dyn PeerLink>) -> bool {
     let received = link.stats().received;
     let sign = tokio::time::timeout(DOUBT, link.request(Request::Ping)).await;
     // One that brings anything has only a long queue.
-    if !matches!(sign, Ok(Ok(_))) && link.stats().received == received {
+    let lives = matches!(sign, Ok(Ok(_))) || link.stats().received != received;
+    if !lives {
         link.close();
     }
+    lives
 }
 
 impl Gossip {
@@ -157,6 +168,31 @@ impl Membership {
         }
     }
 
+    /// This host may have moved to another network: then others reach it at another address, in a new life of the same node,
+    /// which goes on knowing whom it knew.
+    fn follow_move(&self, now: Instant) {
+        let listens = self.around.identity.listens.first();
+        let own = self.gossip.swim.lock().as_ref().and_then(Swim::addr);
+        let (Some(listens), Some(own)) = (listens, own) else { return };
+        // One that was told which address to advertise keeps it.
+        if !listens.ip().is_unspecified() || host_has(own.ip()) {
+            return;
+        }
+        let linked = self.links().into_iter().map(|link| {
+            let PeerAddr::Tcp(remote) = link.remote();
+            remote
+        });
+        let some = self.known.lock().some(super::catalogs::draw(), TOWARD, |node| !is_nobody(node));
+        let toward = linked.take(TOWARD).chain(some.into_iter().map(|(_, addr)| addr));
+        let has_moved = |ip: &IpAddr| *ip != own.ip() && !ip.is_unspecified();
+        let Some(ip) = toward.filter_map(own_ip_toward).find(has_moved) else { return };
+        let moved = SocketAddr::new(ip, listens.port());
+        tracing::info!(from = %own, to = %moved, "this host has moved: gossip goes on from its new address");
+        if let Some(swim) = self.gossip.swim.lock().as_mut() {
+            swim.moved(moved, now);
+        }
+    }
+
     /// A session is up: its peer is asked for whom it knows.
     pub(super) fn gossip_with(&self, link: &Arc<dyn PeerLink>) {
         let PeerAddr::Tcp(remote) = link.remote();
@@ -174,8 +210,13 @@ impl Membership {
 
     pub(super) async fn gossip_loop(self: Arc<Self>) {
         let mut called = Instant::now();
+        let mut looked = Instant::now();
         loop {
             let now = Instant::now();
+            if now >= looked + MOVED {
+                looked = now;
+                self.follow_move(now);
+            }
             if now >= called + CALL {
                 called = now;
                 self.call_absent(now);
@@ -210,7 +251,7 @@ impl Membership {
     }
 
     /// Sends what is to be sent and takes in what was noticed.
-    fn gossip_effects(&self) {
+    fn gossip_effects(self: &Arc<Self>) {
         let _order = self.gossip.order.lock();
         let Some((letters, events)) = self.gossip.swim.lock().as_mut().map(Swim::take) else { return };
         if let (Some(datagrams), Some(sealer)) = (&self.around.datagrams, &self.gossip.sealer) {
@@ -227,7 +268,7 @@ impl Membership {
         }
     }
 
-    fn gossip_events(&self, events: &[Event]) {
+    fn gossip_events(self: &Arc<Self>, events: &[Event]) {
         if events.contains(&Event::Twin) && may_log(self.around.identity.node, "twin").is_some() {
             tracing::warn!(
                 "gossip knows later lives of this node than it has had: another daemon may run with the same keys, or a member \
@@ -241,13 +282,33 @@ impl Membership {
             let changed = take_in(events, self.around.identity.node, &mut roster, &mut known, now);
             (changed, doubted(events, &roster))
         };
-        for link in doubted {
-            tokio::spawn(close_if_dead(link));
-        }
+        self.doubt(doubted);
         if changed {
             self.view_now.notify_one();
         }
         self.dial_now.notify_one();
+    }
+
+    /// Asks those for a sign of life whom gossip calls dead though there is a session.
+    fn doubt(self: &Arc<Self>, links: Vec<Arc<dyn PeerLink>>) {
+        for link in links {
+            let membership = Arc::clone(self);
+            tokio::spawn(async move {
+                if lives(&link).await {
+                    if membership.roster.lock().disproved(link.node(), Instant::now()) {
+                        membership.view_now.notify_one();
+                    }
+                    // It answers, hears that it is dead, and begins a new life for all.
+                    membership.gossip_with(&link);
+                }
+            });
+        }
+    }
+
+    /// The same of those who proved that they live, as long ago as that counts. Gossip says that somebody is dead once only.
+    pub(super) fn doubt_again(self: &Arc<Self>) {
+        let doubtful = self.roster.lock().doubtful().cloned().collect();
+        self.doubt(doubtful);
     }
 
     /// What gossip knows of members; nothing if this node does not gossip.
@@ -256,7 +317,7 @@ impl Membership {
     }
 
     /// Takes what a peer knows of members.
-    pub(super) fn learn_members(&self, records: &[MemberRecord]) {
+    pub(super) fn learn_members(self: &Arc<Self>, records: &[MemberRecord]) {
         // More than an honest exchange brings at a time; each costs a look through all members.
         let records = &records[..records.len().min(2 * AT_A_TIME)];
         if let Some(swim) = self.gossip.swim.lock().as_mut() {
@@ -271,7 +332,7 @@ impl Membership {
         self.gossip.swim.lock().as_ref().map(Swim::len)
     }
 
-    pub(super) fn leave_gossip(&self) {
+    pub(super) fn leave_gossip(self: &Arc<Self>) {
         if let Some(swim) = self.gossip.swim.lock().as_mut() {
             swim.leave(Instant::now());
         }
@@ -301,9 +362,56 @@ mod tests {
         assert_eq!(doubted.len(), 2);
         let began = tokio::time::Instant::now();
         for link in doubted {
-            close_if_dead(link).await;
+            if lives(&link).await {
+                roster.disproved(link.node(), now);
+            }
         }
+        assert_eq!(roster.doubtful().map(|link| link.node()).collect::<Vec<_>>(), [silent.node()]);
         assert!(silent.is_closed() && !honest.is_closed());
         assert_eq!(began.elapsed(), DOUBT);
+    }
+
+    /// Sends nothing.
+    struct Nowhere;
+
+    impl crate::members::membership::SendDatagram for Nowhere {
+        fn send(&self, _: SocketAddr, _: &[u8]) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_moved_to_another_network_told_its_old_address_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = crate::members::pair::member_but(1, dir.path(), |around| {
+            around.datagrams = Some(Arc::new(Nowhere));
+            around.identity.listens = vec![([0, 0, 0, 0], 7450).into()];
+        });
+        let (peer, here, now) = (NodeId([9; 32]), SocketAddr::from(([127, 0, 0, 1], 7450)), Instant::now());
+        own.gossip_toward(here);
+        let record = MemberRecord { node: peer, generation: wall(), incarnation: 0, down: false, addr: here };
+        let life = |own: &Arc<Membership>| {
+            let swim = own.gossip.swim.lock();
+            let swim = swim.as_ref().unwrap();
+            let life = swim.records().into_iter().find(|record| record.node == own.around.identity.node).unwrap();
+            (swim.addr().unwrap(), life.generation, swim.len())
+        };
+        // An address that is nobody's (RFC 5737), as the one before the move.
+        let before: SocketAddr = ([203, 0, 113, 5], 7450).into();
+        {
+            let mut swim = own.gossip.swim.lock();
+            let swim = swim.as_mut().unwrap();
+            swim.learn(&[record], wall(), now);
+            swim.moved(before, now);
+        }
+        let (addr, generation, members) = life(&own);
+        assert_eq!((addr, members), (before, 1));
+        own.follow_move(now);
+        assert_eq!(life(&own).0, before, "without anybody to ask there is no other");
+        own.known.lock().hear(peer, &[here], Found::Gossip, now);
+        own.follow_move(now);
+        let (addr, later, members) = life(&own);
+        assert_eq!((addr, members), (here, 1), "it knows whom it knew");
+        assert!(later > generation);
+        own.follow_move(now);
+        assert_eq!(life(&own).1, later, "it stays as long as the address is there");
     }
 }

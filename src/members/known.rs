@@ -28,6 +28,8 @@ const MAX_ADDRS: usize = 16;
 const STRANGER: u32 = 3;
 /// Of peers that are wanted soon: so many are dialled at once.
 const SOON: usize = 24;
+/// Who was there the last time at an address of the settings is there for so long without another look.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// Placeholders for addresses on the local network that are kept.
 const MAX_NEARBY: usize = 64;
 /// Of peers that are wanted slowly: so many are tried in each such time.
@@ -107,6 +109,10 @@ struct Peer {
     found: u8,
     /// Of a placeholder for an address: who was there the last time.
     stands_for: Option<NodeId>,
+    /// When that was last looked at.
+    looked: Option<Instant>,
+    /// It called, and could not be called before.
+    calls_only: bool,
     addrs: Vec<SocketAddr>,
     /// Which address comes next.
     turn: usize,
@@ -192,6 +198,8 @@ impl Known {
         let peer = self.peers.entry(node).or_insert_with(|| Peer {
             found: 0,
             stands_for: None,
+            looked: None,
+            calls_only: false,
             addrs: Vec::new(),
             turn: 0,
             failures: 0,
@@ -207,6 +215,15 @@ impl Known {
         peer.turn = 0;
         peer.failures = 0;
         peer.next = peer.next.min(now);
+    }
+
+    /// `node` is worth another try at once. Where it is said to be found comes after where it is known to be.
+    pub fn hear_again(&mut self, node: NodeId, claimed: &[SocketAddr], found: Found, now: Instant) {
+        let mut addrs = self.peers.get(&node).map(|peer| peer.addrs.clone()).unwrap_or_default();
+        let new: Vec<SocketAddr> = claimed.iter().filter(|addr| !addrs.contains(addr)).copied().collect();
+        addrs.extend(new);
+        addrs.truncate(MAX_ADDRS);
+        self.hear(node, &addrs, found, now);
     }
 
     /// Whom to dial now, by how much each is `wanted`. They count as being dialled from here on.
@@ -270,9 +287,28 @@ impl Known {
         let Some(peer) = self.peers.get_mut(dialled) else { return };
         let found = peer.found;
         if is_nobody(dialled) {
-            peer.stands_for = Some(node);
+            (peer.stands_for, peer.looked) = (Some(node), Some(now));
         }
         self.hear_as(node, &[addr], found, now);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.calls_only = false;
+        }
+    }
+
+    /// An address of the settings where somebody was found long ago, to see who is there now. It counts as looked at.
+    pub fn to_look_at(&mut self, now: Instant) -> Option<(NodeId, SocketAddr)> {
+        let old = |looked: Option<Instant>| looked.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_AGAIN);
+        let named = |peer: &Peer| peer.found & Found::Settings as u8 != 0 && peer.stands_for.is_some();
+        let due =
+            |(node, peer): &(&NodeId, &mut Peer)| is_nobody(node) && named(peer) && !peer.dialling && old(peer.looked);
+        let (node, peer) = self.peers.iter_mut().find(due)?;
+        peer.looked = Some(now);
+        Some((*node, *peer.addrs.first()?))
+    }
+
+    /// True if `node` could not be dialled the last time, and called.
+    pub fn calls_only(&self, node: &NodeId) -> bool {
+        self.peers.get(node).is_some_and(|peer| peer.calls_only)
     }
 
     /// At the address of this placeholder is this very node.
@@ -330,6 +366,9 @@ impl Known {
         let addrs: Vec<SocketAddr> = addrs.iter().map(|PeerAddr::Tcp(addr)| *addr).collect();
         // Who was called was found before.
         let found = if we_called && self.peers.contains_key(&node) { 0 } else { Found::Peer as u8 };
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.calls_only |= !we_called && peer.failures > 0;
+        }
         self.hear_as(node, &addrs, found, now + FIRST_RETRY);
         self.lives(node, wall);
     }
@@ -413,6 +452,44 @@ mod tests {
         assert_eq!(again.last_seen(&node), Some(Timestamp { secs: 1000, nanos: 0 }));
         let late = Known::load(&known.store(), Timestamp { secs: 2000 + 30 * 24 * 3600, nanos: 0 }, now).unwrap();
         assert!(late.peers.is_empty() && late.seen.is_empty());
+    }
+
+    #[test]
+    fn who_was_once_at_an_address_of_the_settings_hid_who_is_there_now() {
+        let (start, addr) = (Instant::now(), ([10, 0, 0, 1], 1).into());
+        let (old, new) = (NodeId([1; 32]), NodeId([2; 32]));
+        let mut known = Known::default();
+        known.hear_of_nobody(addr, Found::Settings, start);
+        let nobody = known.due(start, |_| Wanted::Now)[0].0;
+        known.answered(&nobody, old, addr, start);
+        known.dialled(nobody, true, start);
+        // It moved, and is live elsewhere: nobody would dial the address again.
+        let live = |node: &NodeId| if *node == old { Wanted::No } else { Wanted::Now };
+        let later = start + LOOK_AGAIN;
+        assert!(known.due(later, live).is_empty());
+        assert_eq!(known.to_look_at(later - Duration::from_secs(1)), None);
+        assert_eq!(known.to_look_at(later), Some((nobody, addr)));
+        assert_eq!(known.to_look_at(later), None, "not twice at once");
+        known.answered(&nobody, new, addr, later);
+        let due: Vec<NodeId> = known.due(later, live).iter().map(|(node, _)| *node).collect();
+        assert!(due.contains(&new) && known.found(&new).any(|how| how == "settings"), "{due:?}");
+    }
+
+    #[test]
+    fn who_had_to_be_asked_to_call_is_asked_at_once_the_next_time() {
+        let (start, node) = (Instant::now(), NodeId([1; 32]));
+        let (addr, claimed): (SocketAddr, SocketAddr) = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into());
+        let mut known = Known::default();
+        known.hear(node, &[addr], Found::Gossip, start);
+        known.due(start, |_| Wanted::Now);
+        known.dialled(node, false, start);
+        known.met(node, &[PeerAddr::Tcp(addr)], false, Timestamp::default(), start);
+        assert!(known.calls_only(&node));
+        known.answered(&node, node, addr, start);
+        assert!(!known.calls_only(&node));
+        // What somebody says of where it is comes after what is known.
+        known.hear_again(node, &[claimed], Found::Peer, start);
+        assert_eq!((known.addr(&node), known.peers[&node].addrs.len()), (Some(addr), 2));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use super::calls::Calls;
 use super::dialling::AT_ONCE;
 use super::fetching::Fetching;
 use super::gossiping::Gossip;
@@ -91,6 +92,8 @@ pub struct Membership {
     pub(super) dial_slots: Semaphore,
     /// With whom a session is needed, and until when.
     pub(super) demand: Mutex<HashMap<NodeId, Instant>>,
+    /// Who is asked to call, and who asks to be called.
+    pub(super) calls: Mutex<Calls>,
     /// How sessions end that are about to.
     pub(super) endings: Mutex<HashMap<NodeId, Ending>>,
     /// Changes when sessions come and go, or can't be had.
@@ -178,6 +181,7 @@ impl Membership {
             greeted: watch::channel(HashSet::new()).0,
             dial_slots: Semaphore::new(AT_ONCE),
             demand: Mutex::default(),
+            calls: Mutex::default(),
             endings: Mutex::default(),
             sessions: watch::channel(0).0,
             gossip: Gossip::new(network),
@@ -400,6 +404,7 @@ impl Membership {
             known.named(&node, link.name());
         }
         self.fetching.lock().may_have_room(&node);
+        self.calls.lock().connected(node, link.we_called(), Instant::now());
         tracing::info!(peer = %node.short(12), network = %self.id.short(12), "connected");
         let pending = self.pending.guard();
         self.sessions.send_modify(|number| *number += 1);
@@ -426,6 +431,7 @@ impl Membership {
         // Of one that was replaced nobody need know how it ended.
         let Some(changed) = self.roster.lock().leave(link, ending, now) else { return };
         self.endings.lock().remove(&node);
+        self.calls.lock().disconnected(&node);
         self.greeted.send_if_modified(|greeted| greeted.remove(&node));
         tracing::info!(peer = %node.short(12), network = %self.id.short(12), ?ending, "disconnected");
         self.known.lock().lost(node, Timestamp::now(), now);
@@ -453,6 +459,8 @@ impl Membership {
             // It says goodbye rather than vanish: no need to wait for a time-out.
             Notice::Bye => self.ends(link, Ending::Goodbye),
             Notice::Idle => self.ends(link, Ending::Idle),
+            Notice::Call(node) => self.pass_call(link, node),
+            Notice::Called(caller) => self.take_call(link, &caller),
             _ => {}
         }
     }
@@ -473,7 +481,7 @@ impl Membership {
     }
 
     /// Says goodbye to trackers and peers, saves what is known, and ends all tasks.
-    pub async fn stop(&self) {
+    pub async fn stop(self: &Arc<Self>) {
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }

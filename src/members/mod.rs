@@ -1,5 +1,7 @@
 //! Who is alive, what they offer, and the view that comes of it.
 
+mod calling;
+mod calls;
 mod catalogs;
 pub mod comparing;
 mod dialling;

@@ -23,15 +23,23 @@ pub fn neighbours<'a>(own: &NodeId, live: impl Iterator<Item = &'a NodeId>, mesh
     if live.len() <= mesh {
         return live.into_iter().collect();
     }
+    // With the next one there are as many as there should be.
+    chosen(own, &live, NEIGHBOURS).into_iter().take(NEIGHBOURS).collect()
+}
+
+/// Whom `own` chooses first of `live` in a large network: the next one, and so many others in the order of its draw. Where
+/// some of them can't be reached, those that follow take their places; so anybody can tell with whom a node most likely has
+/// sessions.
+pub fn chosen(own: &NodeId, live: &[NodeId], count: usize) -> Vec<NodeId> {
     let next = live.iter().filter(|node| *node > own).min().or_else(|| live.iter().min()).copied();
-    let mut drawn: Vec<([u8; 8], NodeId)> = live.iter().map(|node| (draw(own, node), *node)).collect();
-    if drawn.len() > NEIGHBOURS {
-        drawn.select_nth_unstable(NEIGHBOURS - 1);
-        drawn.truncate(NEIGHBOURS);
+    let mut drawn: Vec<([u8; 8], NodeId)> =
+        live.iter().filter(|node| Some(**node) != next).map(|node| (draw(own, node), *node)).collect();
+    if drawn.len() > count {
+        drawn.select_nth_unstable(count - 1);
+        drawn.truncate(count);
     }
     drawn.sort_unstable();
-    // With the next one there are as many as there should be.
-    next.into_iter().chain(drawn.into_iter().map(|(_, node)| node)).take(NEIGHBOURS).collect()
+    next.into_iter().chain(drawn.into_iter().map(|(_, node)| node)).collect()
 }
 
 #[cfg(test)]
@@ -67,6 +75,20 @@ mod tests {
             steps += 1;
         }
         assert!(steps <= 6, "{steps}");
+    }
+
+    #[test]
+    fn anybody_can_tell_with_whom_a_node_that_nobody_can_dial_has_sessions() {
+        let all = nodes(600);
+        // Every third can't be dialled: it has sessions with others alone, and learns that by trying.
+        let hidden = |node: &NodeId| all.iter().position(|known| known == node).unwrap() % 3 == 0;
+        for target in all.iter().filter(|node| hidden(node)) {
+            let has = neighbours(target, all.iter().filter(|node| !hidden(node)), 16);
+            // Others know all the same nodes, and not which of them can be dialled.
+            let live: Vec<NodeId> = all.iter().filter(|node| *node != target).copied().collect();
+            let likely = chosen(target, &live, 12);
+            assert!(likely.iter().filter(|node| has.contains(node)).count() >= 2, "{likely:?}");
+        }
     }
 
     #[test]

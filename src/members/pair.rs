@@ -37,10 +37,27 @@ pub fn member_with(tag: u8, dir: &Path, pending: Pending) -> Arc<Membership> {
 
 /// The same, which hears of changes in its cache.
 pub fn member_around(tag: u8, dir: &Path, pending: Pending, whole_changes: watch::Receiver<u64>) -> Arc<Membership> {
+    member_made(tag, dir, pending, whole_changes, |_| ())
+}
+
+/// The same, whose surroundings are changed before it begins.
+pub fn member_but(tag: u8, dir: &Path, change: impl FnOnce(&mut Around)) -> Arc<Membership> {
+    let (whole, whole_changes) = watch::channel(0);
+    std::mem::forget(whole);
+    member_made(tag, dir, Pending::default(), whole_changes, change)
+}
+
+fn member_made(
+    tag: u8,
+    dir: &Path,
+    pending: Pending,
+    whole_changes: watch::Receiver<u64>,
+    change: impl FnOnce(&mut Around),
+) -> Arc<Membership> {
     let key = SigningKey::from_bytes(&[tag; 32]);
     let node = NodeId(key.verifying_key().to_bytes());
     let sign = Arc::new(move |message: &[u8]| key.sign(message).to_bytes());
-    let around = Arc::new(Around {
+    let mut around = Around {
         identity: Identity { node, sign, name: tag.to_string(), listens: Vec::new() },
         sealer: Arc::new(Sealer::new(&NameKey::from_bytes([1; 32]))),
         state_dir: dir.into(),
@@ -52,7 +69,9 @@ pub fn member_around(tag: u8, dir: &Path, pending: Pending, whole_changes: watch
         whole: Box::new(|_| false),
         whole_changes,
         service: OnceLock::new(),
-    });
+    };
+    change(&mut around);
+    let around = Arc::new(around);
     let network = Network::new("lab", NetworkSecret::Member(NetworkKey::from_bytes([7; 32])), Vec::new()).unwrap();
     let membership = Membership::load(&network, around, pending).unwrap();
     membership.begin();
@@ -137,6 +156,10 @@ impl PeerLink for Wire {
 
     fn addrs(&self) -> &[PeerAddr] {
         &[]
+    }
+
+    fn passes_calls(&self) -> bool {
+        true
     }
 
     async fn request(&self, request: Request) -> Result<Response, LinkError> {

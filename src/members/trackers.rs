@@ -25,11 +25,14 @@ const ANSWER: Duration = Duration::from_secs(10);
 const PING_LIMITS: (u32, u32) = (500, 60_000);
 /// Before the next ping, if a tracker has more to tell already: one that says so for ever costs little.
 const MORE: Duration = Duration::from_millis(1);
+/// What a tracker said does not count once it has been silent for this long and others say who is alive: it drops a node
+/// itself after 16 s, and one that does not come back must not keep the dead alive.
+const SILENT: Duration = Duration::from_secs(60);
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// A tracker asks nothing.
-struct NoService;
+pub(super) struct NoService;
 
 #[async_trait]
 impl Service for NoService {
@@ -60,16 +63,19 @@ impl Membership {
         let mut feed = Feed::new(self.around.identity.node);
         let mut listed = BTreeSet::new();
         let mut link: Option<Arc<dyn PeerLink>> = None;
+        let mut answered = Instant::now();
         loop {
             let pinged = self.ping(number, &mut feed, &mut listed, &mut link).await;
             drop(first.take());
             let pause = match pinged {
                 Ok(pause) => {
+                    answered = Instant::now();
                     self.note(number, None, feed.active().len());
                     pause
                 }
                 Err(problem) => {
                     self.note(number, Some(problem), feed.active().len());
+                    self.outlive(number, &mut listed, answered.elapsed());
                     link = None;
                     RETRY
                 }
@@ -95,6 +101,27 @@ impl Membership {
                 if listed.insert(*node) {
                     changed |= roster.tracked(*node, number, true, now);
                 }
+            }
+        }
+        if changed {
+            self.view_now.notify_one();
+        }
+    }
+
+    /// Forgets whom a tracker listed that has been silent for so long, if others say who is alive.
+    fn outlive(&self, number: usize, listed: &mut BTreeSet<NodeId>, silent: Duration) {
+        let other = |(other, state): (usize, &TrackerState)| other != number && state.reachable;
+        let others = self.gossip_members().is_some_and(|members| members > 0)
+            || self.tracker_states.lock().iter().enumerate().any(other);
+        if silent < SILENT || !others {
+            return;
+        }
+        let now = Instant::now();
+        let mut changed = false;
+        {
+            let mut roster = self.roster.lock();
+            for node in std::mem::take(listed) {
+                changed |= roster.tracked(node, number, false, now);
             }
         }
         if changed {
@@ -195,5 +222,29 @@ impl Membership {
             link.close();
         });
         let _ = tokio::time::timeout(GOODBYE, futures_util::future::join_all(goodbyes)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::pair::member;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tracker_that_was_gone_for_good_kept_its_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = member(1, dir.path());
+        let node = NodeId([9; 32]);
+        own.roster.lock().tracked(node, 0, true, Instant::now());
+        let mut listed = BTreeSet::from([node]);
+        let state = |reachable| TrackerState { address: String::new(), reachable, problem: None, nodes: 0 };
+        *own.tracker_states.lock() = vec![state(false), state(false)];
+        own.outlive(0, &mut listed, SILENT * 10);
+        assert!(own.roster.lock().is_live(&node), "nobody knows better");
+        own.tracker_states.lock()[1] = state(true);
+        own.outlive(0, &mut listed, SILENT / 2);
+        assert!(own.roster.lock().is_live(&node), "it may be back in a moment");
+        own.outlive(0, &mut listed, SILENT);
+        assert!(!own.roster.lock().is_live(&node) && listed.is_empty());
     }
 }

@@ -78,9 +78,12 @@ pub enum HandshakeError {
     /// Not our protocol, or a network of which this node has no key.
     #[error("the other side is not a member of the same network")]
     Stranger,
-    /// It proved to be somebody else than expected, or its proof was wrong.
-    #[error("the other side is not who it should be")]
+    /// Its proof of who it is was wrong.
+    #[error("the other side is not who it says")]
     Impostor,
+    /// It proved to be somebody else than expected: this one.
+    #[error("the other side is not who it should be")]
+    Other(NodeId),
     /// This node itself answered.
     #[error("that is this node itself")]
     Myself,
@@ -106,7 +109,12 @@ pub struct Opened {
     pub network: NetworkId,
     /// What kind of session.
     pub kind: Kind,
+    /// What it can do, in bits.
+    pub capabilities: u64,
 }
+
+/// A capability: knows the notices that ask a node to call another.
+pub const PASSES_CALLS: u64 = 1;
 
 #[derive(Serialize, Deserialize)]
 struct Hello {
@@ -205,7 +213,7 @@ fn hello(
         name,
         version,
         listens: identity.listens.iter().copied().take(MAX_ADDRS).collect(),
-        capabilities: 0,
+        capabilities: if access.kind == Kind::Member { PASSES_CALLS } else { 0 },
     };
     rmp_serde::to_vec(&hello).map_err(|_| HandshakeError::Impostor)
 }
@@ -240,6 +248,7 @@ fn opened(side: Side, access: &Access, hello: Hello) -> Result<Opened, Handshake
         listens: hello.listens,
         network: access.network,
         kind: access.kind,
+        capabilities: hello.capabilities,
     })
 }
 
@@ -266,7 +275,7 @@ pub async fn initiate(
     let payload = read(&mut side, &answer)?;
     let theirs = check(identity, access, &side, false, &payload)?;
     if expect.is_some_and(|expected| expected != theirs.node) {
-        return Err(HandshakeError::Impostor);
+        return Err(HandshakeError::Other(theirs.node));
     }
     if !(OLDEST..=PROTOCOL_VERSION).contains(&theirs.version) {
         return Err(HandshakeError::Version);

@@ -80,6 +80,10 @@ pub trait PeerLink: Send + Sync + fmt::Debug {
     fn remote(&self) -> PeerAddr;
     /// Where the peer says that it accepts sessions.
     fn addrs(&self) -> &[PeerAddr];
+    /// True if the peer knows the notices that ask a node to call another: nobody else may be told them.
+    fn passes_calls(&self) -> bool {
+        false
+    }
     /// The name that the peer gave itself; valid UTF-8, at most `MAX_NODE_NAME` bytes, not escaped.
     fn name(&self) -> &str;
     /// Asks for anything but a chunk. NACKs and refusals come back as errors, other answers as they are.

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::handshake::{Kind as SessionKind, Opened};
+use super::handshake::{Kind as SessionKind, Opened, PASSES_CALLS};
 use super::link::{Answer, LinkError, LinkStats, PeerAddr, PeerLink, RawChunk, Service};
 use super::outbox::{Held, Outbox, Outgoing};
 use super::serving::Serving;
@@ -77,6 +77,7 @@ pub struct Session {
     kind: SessionKind,
     remote: SocketAddr,
     addrs: Vec<PeerAddr>,
+    capabilities: u64,
     noise: StatelessTransportState,
     outbox: Outbox,
     room: Arc<Semaphore>,
@@ -121,6 +122,7 @@ impl Session {
             kind: opened.kind,
             remote,
             addrs: opened.listens.into_iter().map(addr).collect(),
+            capabilities: opened.capabilities,
             noise: opened.noise,
             outbox: Outbox::default(),
             room: Arc::new(Semaphore::new(BULK_ROOM)),
@@ -519,6 +521,10 @@ impl PeerLink for Session {
 
     fn addrs(&self) -> &[PeerAddr] {
         &self.addrs
+    }
+
+    fn passes_calls(&self) -> bool {
+        self.capabilities & PASSES_CALLS != 0
     }
 
     async fn request(&self, request: Request) -> Result<Response, LinkError> {

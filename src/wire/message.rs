@@ -116,6 +116,11 @@ pub enum Notice {
         /// Who, at most `MAX_TOLD`; more are not looked at.
         nodes: Vec<Downloader>,
     },
+    /// I can't reach this node, with which you may have a session: tell it to call me. Said only to those whose handshake
+    /// says that they know this.
+    Call(NodeId),
+    /// This node, with which I have a session, can't reach you and asks you to call it. Said under the same condition.
+    Called(Caller),
     /// Nothing passes on this session, so I close it. I am still there.
     Idle,
     /// I am leaving, properly.
@@ -165,6 +170,15 @@ pub struct Downloader {
     /// Who.
     pub node: NodeId,
     /// Where it accepts sessions, as it said.
+    pub addrs: Vec<SocketAddr>,
+}
+
+/// Who wants to be called, in [`Notice::Called`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Caller {
+    /// Who.
+    pub node: NodeId,
+    /// Where it accepts sessions, as whoever passes this on sees it; `MAX_CALLER_ADDRS` at most, more are not looked at.
     pub addrs: Vec<SocketAddr>,
 }
 

@@ -75,6 +75,10 @@ impl World {
         }
         let neighbours = self.neighbours(who);
         let Some(running) = self.running(who) else { return };
+        let mut passed = Vec::new();
+        running.roster.pass_time(now, |node| passed.push(node));
+        passed.into_iter().for_each(|node| self.believe(who, node));
+        let Some(running) = self.running(who) else { return };
         let Running { roster, known, .. } = running;
         let alone = roster.live_count() == 0;
         let wanted = |node: &NodeId| {
@@ -86,6 +90,8 @@ impl World {
         (running.dials, running.looked) = (Duration::MAX, at);
         if at >= running.swept + SWEEP {
             running.swept = at;
+            let doubtful: Vec<(u64, usize)> = running.roster.doubtful().map(place).collect();
+            doubtful.into_iter().for_each(|(number, side)| self.doubt(number, side));
             self.close_idle(who);
         }
         self.dial_some(who);
@@ -274,9 +280,16 @@ impl World {
 
     /// It was doubted then.
     pub fn was_doubted(&mut self, number: u64, side: usize, since: Duration) {
-        if self.sessions.get(&number).is_some_and(|session| session.pings[side].heard <= since) {
-            self.close(number, side);
+        let Some(session) = self.sessions.get(&number).filter(|session| session.open[side]) else { return };
+        if session.pings[side].heard <= since {
+            return self.close(number, side);
         }
+        let (who, link, now) = (session.ends[side], Arc::clone(&session.links[side]), self.instant());
+        let Some(running) = self.running(who) else { return };
+        running.roster.disproved(link.peer, now);
+        running.swim.call(link.peer, link.addr(), now);
+        self.believe(who, link.peer);
+        self.gossip_effects(who);
     }
 
     pub fn keep_alive(&mut self, number: u64, side: usize) {
