@@ -259,6 +259,88 @@ fn a_large_network_has_few_sessions_and_calls_whom_it_needs() {
 }
 
 #[test]
+fn in_a_large_network_a_node_that_nobody_can_dial_is_seen_and_read_by_all() {
+    let network = Network::new();
+    let (count, hidden) = (14, 5);
+    let nodes: Vec<Node> = (0..count)
+        .map(|number| {
+            let dir = network.path(format!("shares/{number}"));
+            random_file(&dir.join(format!("{number}.bin")), MIB, &number.to_string());
+            let mut node = network.member(&format!("n{number}"));
+            // As if this were a large one.
+            let mut settings = "node.mesh = 0\n".to_owned();
+            if number == hidden {
+                // Nobody is there, as behind a router that lets nobody in.
+                let nowhere = common::network::free_port(network.ip);
+                settings += &format!("node.advertise = \"{nowhere}\"\n");
+            }
+            node.settings(&settings);
+            node.start();
+            node.share(&dir);
+            node
+        })
+        .collect();
+    nodes.iter().for_each(|node| node.has_peers(count - 1));
+    let path = format!("{hidden}.bin");
+    nodes.iter().for_each(|node| node.sees(&path, 1));
+    let connected = |node: &Node| {
+        let peers = node.json(["peers"]);
+        let peer = peers["peers"].as_array().unwrap().iter().find(|peer| peer["name"] == format!("n{hidden}")).cloned();
+        peer.is_some_and(|peer| peer["connected"] == true)
+    };
+    let without = nodes.iter().enumerate().filter(|(number, node)| *number != hidden && !connected(node)).count();
+    eprintln!("without a session with it: {without}");
+    assert!(without > 0, "somebody has to ask others");
+    let hash = hash_of(&network.path(format!("shares/{hidden}/{path}")));
+    for (number, node) in nodes.iter().enumerate().filter(|(number, _)| *number != hidden) {
+        let copy = network.path(format!("copy-{number}"));
+        let began = Instant::now();
+        node.ok(["get".as_ref(), path.as_ref(), copy.as_os_str()]);
+        eprintln!("{number} has it after {:.1?}", began.elapsed());
+        assert_eq!(hash_of(&copy), hash);
+    }
+    assert!(nodes.iter().all(|node| node.status().networks[0].peers == count - 1), "nobody doubts it");
+}
+
+#[test]
+fn who_moves_to_another_network_stays_a_member_and_is_reached_there() {
+    let spaces = Namespaces::new(3);
+    let network = Network::without_tracker("lab");
+    let nodes: Vec<Node> = (0..3)
+        .map(|number| {
+            let mut node = network.member(&format!("n{number}"));
+            node.lives_in(spaces.name(number), spaces.addr(number));
+            let settings = format!(
+                "node.listen = \"0.0.0.0:7450\"\nnode.lan = false\nnode.name = \"n{number}\"\nnode.peers = [\"{}\"]\n",
+                spaces.addr(0)
+            );
+            fs::write(node.home.join("config.toml"), settings).unwrap();
+            node.start();
+            node
+        })
+        .collect();
+    nodes.iter().for_each(|node| node.has_peers(2));
+    let gossip = |node: &Node| node.status().networks[0].gossip;
+    until("gossip knows all", || nodes.iter().all(|node| gossip(node) == Some(2)).then_some(()));
+    let began = Instant::now();
+    let moved = spaces.renumber(2, 200);
+    // The others hear of it, and nobody is missed in the end.
+    until_within(Duration::from_secs(60), "it is where it is now", || {
+        let told = |node: &Node| {
+            let peers = node.json(["peers"]).to_string();
+            peers.contains(&moved.ip().to_string())
+        };
+        nodes[..2].iter().all(told).then_some(())
+    });
+    until_within(Duration::from_secs(60), "all are live", || {
+        nodes.iter().all(|node| node.status().networks[0].peers == 2 && gossip(node) == Some(2)).then_some(())
+    });
+    eprintln!("a move was known to all after {:.1?}", began.elapsed());
+    let log = fs::read_to_string(&nodes[2].log).unwrap();
+    assert!(log.contains("this host has moved"), "{log}");
+}
+
+#[test]
 fn nodes_on_one_lan_find_each_other_by_themselves_and_strangers_stay_strangers() {
     let spaces = Namespaces::new(3);
     let network = Network::without_tracker("lab");

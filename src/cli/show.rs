@@ -149,8 +149,15 @@ fn members_line(network: &NetworkReport) -> String {
         (Some(median), Some(most)) => format!(", changes take {median} ms (median), {most} at most"),
         _ => ", changes take - (none came yet)".into(),
     };
+    let clock = network.clock_apart.map_or_else(String::new, |apart| {
+        let apart = crate::members::clocks::in_words(apart);
+        format!(
+            "{}: a member's clock is {apart}, too far for gossip: set both (timedatectl set-ntp true)\n",
+            network.name
+        )
+    });
     format!(
-        "{}: {} live, {}{found}{gossip}; {}{own}{sum}{lag}\n",
+        "{}: {} live, {}{found}{gossip}; {}{own}{sum}{lag}\n{clock}",
         network.name,
         plural(network.peers as u64, "peer"),
         plural(network.connected as u64, "session"),

@@ -235,6 +235,9 @@ pub struct NetworkReport {
     pub found: BTreeMap<String, usize>,
     /// Members that gossip knows to be alive; nothing where this node does not gossip, or not yet.
     pub gossip: Option<usize>,
+    /// By how many seconds a member's clock is ahead of this node's (behind it, if negative), where that is too far for gossip.
+    #[serde(default)]
+    pub clock_apart: Option<i64>,
     /// How long changes of catalogs took to get here.
     pub lag: LagReport,
     /// Nodes whose catalogs are known, this one included.

@@ -1,15 +1,17 @@
 //! Gossip of one membership: SWIM's messages as sealed datagrams, what they say of who is live, and finding those again who
 //! are not.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
+use super::clocks::{Clocks, in_words};
 use super::comparing::AT_A_TIME;
-use super::gossip::swim::{Event, Swim};
+use super::gossip::swim::{Event, Swim, TELL};
 use super::known::{Found, Known, is_nobody};
 use super::membership::Membership;
 use super::roster::Roster;
@@ -17,7 +19,7 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::NodeId;
 use crate::base::quiet::may_log;
 use crate::net::link::{PeerAddr, PeerLink};
-use crate::vault::datagram::DatagramSealer;
+use crate::vault::datagram::{DatagramSealer, Refused};
 use crate::vault::network::Network;
 use crate::wire::message::{MemberRecord, Request};
 
@@ -32,6 +34,12 @@ pub(super) const DOUBT: Duration = Duration::from_secs(3);
 const MOVED: Duration = Duration::from_secs(10);
 /// Of those whom it may ask how to be reached now, so many are tried.
 const TOWARD: usize = 4;
+/// Between two looks for nodes that gossip may forget.
+const FORGET: Duration = Duration::from_secs(60);
+/// Answers about members that wait to be looked at; more are not: there is a next comparison.
+const TO_LEARN: usize = 32;
+/// Of what is new, so much is taken in at a time, while nothing else of gossip goes on: each costs a look through all members.
+const LEARN_AT_ONCE: usize = 64;
 /// Without a timer that is due: it is looked at all the same.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
@@ -43,6 +51,10 @@ pub(super) struct Gossip {
     /// Held from when what happened is taken out until it is taken in: a death must not overtake a life.
     order: Mutex<()>,
     wake: Notify,
+    clocks: Mutex<Clocks>,
+    /// What peers know of members is looked at one after the other, and so much waits for that.
+    learning: Arc<Semaphore>,
+    to_learn: Arc<Semaphore>,
 }
 
 /// Seconds since 1970.
@@ -120,15 +132,29 @@ async fn lives(link: &Arc<dyn PeerLink>) -> bool {
 impl Gossip {
     pub fn new(network: &Network) -> Self {
         let sealer = network.gossip_key().map(|key| DatagramSealer::new(&key));
-        Self { sealer, swim: Mutex::default(), order: Mutex::default(), wake: Notify::new() }
+        Self {
+            sealer,
+            swim: Mutex::default(),
+            order: Mutex::default(),
+            wake: Notify::new(),
+            clocks: Mutex::default(),
+            learning: Arc::new(Semaphore::new(1)),
+            to_learn: Arc::new(Semaphore::new(TO_LEARN)),
+        }
     }
 }
 
 impl Membership {
     /// A datagram came. False if it is not of this network.
     pub fn datagram(self: &Arc<Self>, sealed: &[u8], from: SocketAddr) -> bool {
-        let Some((sent, letter)) = self.gossip.sealer.as_ref().and_then(|sealer| sealer.open(sealed, wall())) else {
-            return false;
+        let Some(sealer) = &self.gossip.sealer else { return false };
+        let (sent, letter) = match sealer.open(sealed, wall()) {
+            Ok(opened) => opened,
+            Err(Refused::Foreign) => return false,
+            Err(Refused::Untimely(sent)) => {
+                self.untimely(sent, from);
+                return true;
+            }
         };
         self.gossip_toward(from);
         if let Some(swim) = self.gossip.swim.lock().as_mut() {
@@ -140,6 +166,25 @@ impl Membership {
         self.gossip_effects();
         self.gossip.wake.notify_one();
         true
+    }
+
+    /// A member's datagram is refused for the time at which it was sent.
+    fn untimely(&self, sent: u32, from: SocketAddr) {
+        let wall = wall();
+        if self.gossip.clocks.lock().refused(sent, wall, Instant::now()) {
+            let apart = in_words(i64::from(sent) - i64::from(wall));
+            tracing::warn!(
+                network = self.name,
+                %from,
+                "a member's clock is {apart}: neither takes the other's gossip, which may be up to 30 minutes apart. Set both \
+                 clocks (timedatectl set-ntp true). If both are right, somebody repeats old datagrams"
+            );
+        }
+    }
+
+    /// By how many seconds a member's clock is ahead of this node's (behind it, if negative), where it is too far for gossip.
+    pub fn clock_apart(&self) -> Option<i64> {
+        self.gossip.clocks.lock().apart(Instant::now())
     }
 
     /// Begins to gossip, if this node can be reached by who is at `peer`; or goes on at a better address than before.
@@ -203,7 +248,7 @@ impl Membership {
             return;
         };
         if let Some(swim) = self.gossip.swim.lock().as_mut() {
-            swim.call(link.node(), addr, Instant::now());
+            swim.call_peer(link.node(), addr, Instant::now());
         }
         self.gossip.wake.notify_one();
     }
@@ -211,8 +256,13 @@ impl Membership {
     pub(super) async fn gossip_loop(self: Arc<Self>) {
         let mut called = Instant::now();
         let mut looked = Instant::now();
+        let mut forgot = Instant::now();
         loop {
             let now = Instant::now();
+            if now >= forgot + FORGET {
+                forgot = now;
+                self.forget_in_gossip();
+            }
             if now >= looked + MOVED {
                 looked = now;
                 self.follow_move(now);
@@ -318,13 +368,45 @@ impl Membership {
 
     /// Takes what a peer knows of members.
     pub(super) fn learn_members(self: &Arc<Self>, records: &[MemberRecord]) {
-        // More than an honest exchange brings at a time; each costs a look through all members.
+        // More than an honest exchange brings at a time.
         let records = &records[..records.len().min(2 * AT_A_TIME)];
-        if let Some(swim) = self.gossip.swim.lock().as_mut() {
-            swim.learn(records, wall(), Instant::now());
+        let Ok(place) = Arc::clone(&self.gossip.to_learn).try_acquire_owned() else { return };
+        let (membership, records) = (Arc::clone(self), records.to_vec());
+        let pending = self.pending.guard();
+        tokio::spawn(async move {
+            // Never closed.
+            let turn = Arc::clone(&membership.gossip.learning).acquire_owned().await;
+            let learned = tokio::task::spawn_blocking(move || {
+                membership.learn_all(records);
+                drop((turn, place, pending));
+            });
+            if learned.await.is_err() {
+                tracing::error!("what a peer knows of members could not be taken in");
+            }
+        });
+    }
+
+    /// Takes a while where there is much: not on tokio's workers.
+    fn learn_all(self: &Arc<Self>, mut records: Vec<MemberRecord>) {
+        if let Some(swim) = self.gossip.swim.lock().as_ref() {
+            swim.retain_news(&mut records);
         }
-        self.gossip_effects();
+        let tell = records.len() <= TELL;
+        for some in records.chunks(LEARN_AT_ONCE) {
+            if let Some(swim) = self.gossip.swim.lock().as_mut() {
+                swim.learn(some, tell, wall(), Instant::now());
+            }
+            self.gossip_effects();
+        }
         self.gossip.wake.notify_one();
+    }
+
+    /// Those who are no members any more, and the longest dead where there are too many; but for peers with a session.
+    fn forget_in_gossip(&self) {
+        let peers: HashSet<NodeId> = self.links().iter().map(|link| link.node()).collect();
+        if let Some(swim) = self.gossip.swim.lock().as_mut() {
+            swim.forget(wall(), Instant::now(), |node| peers.contains(node));
+        }
     }
 
     /// Members that gossip believes to be alive.
@@ -399,7 +481,7 @@ mod tests {
         {
             let mut swim = own.gossip.swim.lock();
             let swim = swim.as_mut().unwrap();
-            swim.learn(&[record], wall(), now);
+            swim.learn(&[record], true, wall(), now);
             swim.moved(before, now);
         }
         let (addr, generation, members) = life(&own);

@@ -3,6 +3,7 @@
 mod calling;
 mod calls;
 mod catalogs;
+pub mod clocks;
 pub mod comparing;
 mod dialling;
 mod fetching;

@@ -1,9 +1,9 @@
 //! Finding peers on the local network by mDNS. What is announced names no network and no node: a service, a random number
 //! and a port. Who answers there, a handshake tells.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Weak;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mdns_sd::{Receiver, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo, UnregisterStatus};
 
@@ -14,6 +14,53 @@ use super::networks::Networks;
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 const SERVICE: &str = "_flashget._tcp.local.";
+/// For how long it is known in which networks this host is: who floods it with announcements costs no more.
+const INTERFACES: Duration = Duration::from_secs(10);
+
+/// Where this host is on a network: an address, and the bits that those on the same link share.
+type Subnet = (IpAddr, u8);
+
+/// True if that may be somebody on this host's local network: anybody there may announce any address, and nodes should not
+/// be made to call around in the world.
+fn is_local(ip: IpAddr, subnets: &[Subnet]) -> bool {
+    let shares = |(own, bits): &Subnet| match (own, ip) {
+        (IpAddr::V4(own), IpAddr::V4(ip)) => {
+            *bits > 0 && (own.to_bits() ^ ip.to_bits()).leading_zeros() >= u32::from(*bits)
+        }
+        (IpAddr::V6(own), IpAddr::V6(ip)) => {
+            *bits > 0 && (own.to_bits() ^ ip.to_bits()).leading_zeros() >= u32::from(*bits)
+        }
+        _ => false,
+    };
+    let plausible = match ip {
+        IpAddr::V4(ip) => {
+            if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() {
+                return false;
+            }
+            ip.is_private() || ip.is_link_local()
+        }
+        IpAddr::V6(ip) => {
+            if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.to_ipv4_mapped().is_some() {
+                return false;
+            }
+            // An address of one link means nothing without its interface.
+            ip.is_unique_local() && !ip.is_unicast_link_local()
+        }
+    };
+    plausible || subnets.iter().any(shares)
+}
+
+/// Where this host is now.
+fn subnets() -> Vec<Subnet> {
+    let all = if_addrs::get_if_addrs().unwrap_or_default();
+    let link_local = |ip: &Ipv6Addr| ip.is_unicast_link_local();
+    let subnet = |interface: if_addrs::Interface| match interface.addr {
+        if_addrs::IfAddr::V4(addr) => Some((IpAddr::V4(addr.ip), addr.prefixlen)),
+        if_addrs::IfAddr::V6(addr) if link_local(&addr.ip) => None,
+        if_addrs::IfAddr::V6(addr) => Some((IpAddr::V6(addr.ip), addr.prefixlen)),
+    };
+    all.into_iter().filter_map(subnet).collect()
+}
 
 /// Announces and looks until it is [taken back](Lan::take_back).
 pub(super) struct Lan {
@@ -80,6 +127,7 @@ impl Lan {
 }
 
 async fn look(own: &str, events: &Receiver<ServiceEvent>, networks: &Weak<Networks>) {
+    let (mut read, mut here) = (Instant::now(), subnets());
     while let Ok(event) = events.recv_async().await {
         let ServiceEvent::ServiceResolved(found) = event else { continue };
         if found.fullname == *own {
@@ -92,6 +140,10 @@ async fn look(own: &str, events: &Receiver<ServiceEvent>, networks: &Weak<Networ
             ScopedIp::V6(ip) if !ip.addr().is_unicast_link_local() => Some(IpAddr::V6(*ip.addr())),
             _ => None,
         });
+        if read.elapsed() >= INTERFACES {
+            (read, here) = (Instant::now(), subnets());
+        }
+        let ips = ips.filter(|ip| is_local(*ip, &here));
         let addrs: Vec<SocketAddr> = ips.map(|ip| SocketAddr::new(ip, found.port)).collect();
         networks.all().iter().for_each(|joined| joined.membership.found_nearby(&addrs));
     }
@@ -116,5 +168,43 @@ mod tests {
         let looking = tokio::spawn(lan.look(networks));
         tokio::time::timeout(2 * LAST_WORD, lan.take_back()).await.unwrap();
         tokio::time::timeout(LAST_WORD, looking).await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn whoever_is_on_the_local_network_made_nodes_call_around_in_the_world() {
+        let subnets: Vec<Subnet> = vec![
+            ("203.0.113.77".parse().unwrap(), 24),
+            ("2001:db8:1:2::7".parse().unwrap(), 64),
+            // A point-to-point link that claims everything.
+            ("100.64.0.1".parse().unwrap(), 0),
+        ];
+        let local = |ip: &str| is_local(ip.parse().unwrap(), &subnets);
+        for ip in
+            ["10.1.2.3", "172.31.0.9", "192.168.7.7", "169.254.3.4", "203.0.113.200", "fd12::3", "2001:db8:1:2::99"]
+        {
+            assert!(local(ip), "{ip}");
+        }
+        for ip in [
+            "8.8.8.8",
+            "203.0.114.1",
+            "100.64.0.9",
+            "127.0.0.1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "224.0.0.251",
+            "::1",
+            "::",
+            "ff02::fb",
+            "2001:db8:1:3::1",
+            "::ffff:10.0.0.1",
+            "fe80::1",
+        ] {
+            assert!(!local(ip), "{ip}");
+        }
+    }
+
+    #[test]
+    fn this_host_knows_where_it_is() {
+        assert!(subnets().iter().any(|(ip, _)| ip.is_loopback()));
     }
 }

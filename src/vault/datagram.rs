@@ -21,6 +21,15 @@ pub const OVERHEAD: usize = 1 + NONCE + CLOCK + 16;
 /// How far the sender's clock may be from this one's.
 pub const WINDOW: Duration = Duration::from_secs(30 * 60);
 
+/// Why a datagram is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// It is nobody's of this network, or damaged.
+    Foreign,
+    /// A member made it, and by its clock, in seconds since 1970, that is too far from now.
+    Untimely(u32),
+}
+
 /// See the module.
 pub struct DatagramSealer(XChaCha20Poly1305);
 
@@ -47,9 +56,16 @@ impl DatagramSealer {
         Ok([&[VERSION], &nonce[..], &sealed.unwrap_or_default()].concat())
     }
 
-    /// Opens what came at `wall`: when it was sealed, by the sender's clock, and what is in it. `None` if it is nobody's of this
-    /// network, damaged, or too old.
-    pub fn open(&self, sealed: &[u8], wall: u32) -> Option<(u32, Vec<u8>)> {
+    /// Opens what came at `wall`: when it was sealed, by the sender's clock, and what is in it.
+    pub fn open(&self, sealed: &[u8], wall: u32) -> Result<(u32, Vec<u8>), Refused> {
+        let (sent, plain) = self.decrypt(sealed).ok_or(Refused::Foreign)?;
+        if u64::from(sent.abs_diff(wall)) > WINDOW.as_secs() {
+            return Err(Refused::Untimely(sent));
+        }
+        Ok((sent, plain))
+    }
+
+    fn decrypt(&self, sealed: &[u8]) -> Option<(u32, Vec<u8>)> {
         let (version, rest) = sealed.split_first()?;
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE>()?;
         if *version != VERSION {
@@ -58,9 +74,6 @@ impl DatagramSealer {
         let payload = Payload { msg: ciphertext, aad: &associated() };
         let mut plain = self.0.decrypt(&XNonce::from(*nonce), payload).ok()?;
         let sent = u32::from_be_bytes(*plain.first_chunk()?);
-        if u64::from(sent.abs_diff(wall)) > WINDOW.as_secs() {
-            return None;
-        }
         plain.drain(..CLOCK);
         Some((sent, plain))
     }
@@ -81,14 +94,17 @@ mod tests {
         let (ours, theirs, wall) = (sealer(1), sealer(2), 1_000_000);
         let sealed = ours.seal(b"hello", wall).unwrap();
         assert_eq!(sealed.len(), 5 + OVERHEAD);
-        assert_eq!(ours.open(&sealed, wall + 1800), Some((wall, b"hello".to_vec())));
-        assert_eq!(ours.open(&sealed, wall - 1800), Some((wall, b"hello".to_vec())));
-        assert!(ours.open(&sealed, wall + 1801).is_none() && theirs.open(&sealed, wall).is_none());
+        assert_eq!(ours.open(&sealed, wall + 1800), Ok((wall, b"hello".to_vec())));
+        assert_eq!(ours.open(&sealed, wall - 1800), Ok((wall, b"hello".to_vec())));
+        for far in [wall + 1801, wall - 1801] {
+            assert_eq!(ours.open(&sealed, far), Err(Refused::Untimely(wall)));
+        }
+        assert_eq!(theirs.open(&sealed, wall), Err(Refused::Foreign));
         for at in 0..sealed.len() {
             let mut altered = sealed.clone();
             altered[at] ^= 1;
-            assert!(ours.open(&altered, wall).is_none(), "byte {at}");
-            assert!(ours.open(&sealed[..at], wall).is_none());
+            assert_eq!(ours.open(&altered, wall), Err(Refused::Foreign), "byte {at}");
+            assert_eq!(ours.open(&sealed[..at], wall), Err(Refused::Foreign));
         }
     }
 }

@@ -73,6 +73,15 @@ impl Namespaces {
         &self.nodes[number]
     }
 
+    /// Gives a node another address in place of the one that it has, as if it had gone to another network: the last number.
+    pub fn renumber(&self, number: usize, to: u8) -> SocketAddr {
+        let name = &self.nodes[number];
+        let ip_now = Ipv4Addr::new(10, 78, 0, to);
+        ip(&["-n", name, "addr", "del", &format!("{}/16", Self::ip_of(number)), "dev", "eth0"]);
+        ip(&["-n", name, "addr", "add", &format!("{ip_now}/16"), "dev", "eth0"]);
+        SocketAddr::new(ip_now.into(), 7450)
+    }
+
     /// Moves a node to switch 0 or 1.
     pub fn plug(&self, number: usize, switch: usize) {
         ip(&["-n", &self.hub, "link", "set", &format!("port{number}"), "master", &format!("br{switch}")]);

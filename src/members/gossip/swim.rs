@@ -5,6 +5,7 @@
 //! as long as there is something new. All of a network's members get to know each other by
 //! [`Swim::records`] and [`Swim::learn`], which travel in sessions, as a datagram holds few.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
@@ -42,7 +43,7 @@ const OUTLIVE: Duration = Duration::from_secs(30);
 /// ...and once more within this time, it is no clock that was wrong.
 const TWIN: Duration = Duration::from_secs(10 * 60);
 /// More news than this at once is not told on: it comes from a session, and others have sessions too.
-const TELL: usize = 32;
+pub const TELL: usize = 32;
 
 /// What SWIM noticed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,12 +65,23 @@ struct Effects {
     timers: Agenda<Instant, Timer<Life>>,
     letters: Vec<(SocketAddr, Vec<u8>)>,
     events: Vec<Event>,
+    /// When this node heard that they died, by their numbers.
+    died: HashMap<u32, Instant>,
 }
 
 impl Runtime<Life> for Effects {
     fn notify(&mut self, notification: Notification<'_, Life>) {
         let directory = self.directory.lock();
         let card = |life: &Life| directory.card(life.number);
+        match &notification {
+            Notification::MemberDown(life) => {
+                self.died.insert(life.number, self.now);
+            }
+            Notification::MemberUp(life) => {
+                self.died.remove(&life.number);
+            }
+            _ => {}
+        }
         let event = match notification {
             Notification::MemberUp(life) => card(life).map(|card| Event::Up(card.node, card.claimed)),
             Notification::Rename(_, life) => card(life).map(|card| Event::Anew(card.node, card.claimed)),
@@ -178,7 +190,14 @@ impl Swim {
         };
         let letters = SharedLetters(Arc::new(Mutex::new(letters)));
         let foca = Foca::new(life, config(1), StdRng::from_seed(seed), letters.clone());
-        let effects = Effects { directory, now, timers: Agenda::default(), letters: Vec::new(), events: Vec::new() };
+        let effects = Effects {
+            directory,
+            now,
+            timers: Agenda::default(),
+            letters: Vec::new(),
+            events: Vec::new(),
+            died: HashMap::new(),
+        };
         Some(Self { foca, effects, letters, own, own_number: life.number, outlived: None, told_for: 1, told: None })
     }
 
@@ -275,10 +294,20 @@ impl Swim {
 
     /// Asks `node`, which may be at `addr`, for whom it knows.
     pub fn call(&mut self, node: NodeId, addr: SocketAddr, now: Instant) {
+        let life = self.effects.directory.lock().meet(node, 0, addr);
+        self.call_life(node, life, now);
+    }
+
+    /// The same of one with which there is a session: for such a node there is always room.
+    pub fn call_peer(&mut self, node: NodeId, addr: SocketAddr, now: Instant) {
+        let life = self.effects.directory.lock().meet_peer(node, 0, addr);
+        self.call_life(node, life, now);
+    }
+
+    fn call_life(&mut self, node: NodeId, life: Option<Life>, now: Instant) {
         if node == self.own {
             return;
         }
-        let life = self.effects.directory.lock().meet(node, 0, addr);
         self.effects.now = now;
         if let Some(life) = life {
             let _ = self.foca.announce(life, &mut self.effects);
@@ -337,15 +366,61 @@ impl Swim {
         members.filter_map(record).collect()
     }
 
-    /// Takes what somebody else knows of members.
-    pub fn learn(&mut self, records: &[MemberRecord], wall: u32, now: Instant) {
+    /// Leaves those of `records` that may be news. A look through all members once, rather than for each of them.
+    pub fn retain_news(&self, records: &mut Vec<MemberRecord>) {
+        let directory = self.effects.directory.lock();
+        let known: HashMap<u32, &Member<Life>> =
+            self.foca.iter_membership_state().map(|member| (member.id().number, member)).collect();
+        records.retain(|record| {
+            // What others say of this very node is never old.
+            let Some(number) = directory.number(&record.node).filter(|number| *number != self.own_number) else {
+                return true;
+            };
+            let Some(member) = known.get(&number) else { return true };
+            let dies = record.down && member.state() != State::Down;
+            let newer = (record.generation, record.incarnation) > (member.id().generation, member.incarnation());
+            newer || (dies && record.generation == member.id().generation)
+        });
+    }
+
+    /// Forgets who is no member any more; and, where there is not much room left, members that died, the longest dead first.
+    /// Nobody whom `keep` names. Not where others share the directory.
+    pub fn forget(&mut self, wall: u32, now: Instant, keep: impl Fn(&NodeId) -> bool) {
+        self.effects.now = now;
+        let mut members: HashSet<u32> = self.foca.iter_membership_state().map(|member| member.id().number).collect();
+        members.insert(self.own_number);
+        let excess = {
+            let mut directory = self.effects.directory.lock();
+            directory.retain(wall, |number, node| members.contains(&number) || keep(node));
+            directory.excess()
+        };
+        if excess > 0 {
+            let mut dead: Vec<(Option<Instant>, Life)> = {
+                let directory = self.effects.directory.lock();
+                let dead = self.foca.iter_membership_state().filter(|member| member.state() == State::Down);
+                let kept = |life: &Life| directory.card(life.number).is_none_or(|card| keep(&card.node));
+                // Of whose death nothing is known but that it was before this node heard of it: those come first.
+                let died = |life: Life| (self.effects.died.get(&life.number).copied(), life);
+                dead.map(|member| *member.id()).filter(|life| !kept(life)).map(died).collect()
+            };
+            dead.sort_unstable_by_key(|(died, life)| (*died, life.generation, life.number));
+            for (_, life) in dead.into_iter().take(excess) {
+                let _ = self.foca.handle_timer(Timer::RemoveDown(life), &mut self.effects);
+                self.effects.directory.lock().forget(life.number);
+            }
+        }
+        let directory = self.effects.directory.lock();
+        self.effects.died.retain(|number, _| directory.card(*number).is_some());
+    }
+
+    /// Takes what somebody else knows of members, and tells others of it or not.
+    pub fn learn(&mut self, records: &[MemberRecord], tell: bool, wall: u32, now: Instant) {
         self.letters.0.lock().wall = wall;
         self.effects.now = now;
         let members: Vec<Member<Life>> = {
             let mut letters = self.letters.0.lock();
             records.iter().filter_map(|record| letters.member(record).ok()).collect()
         };
-        let tell = members.len() <= TELL;
         let _ = self.foca.apply_many(members.into_iter(), tell, &mut self.effects);
         self.after();
     }

@@ -174,12 +174,12 @@ fn what_one_knows_another_learns_in_a_session() {
     lab.start(7);
     let (records, wall, now) = (lab.nodes[&1].records(), lab.wall(), lab.now);
     assert_eq!(records.len(), 6);
-    lab.nodes.get_mut(&7).unwrap().learn(&records, wall, now);
+    lab.nodes.get_mut(&7).unwrap().learn(&records, true, wall, now);
     lab.run(Duration::from_secs(4));
     assert!(lab.all_see(&[1, 2, 3, 4, 5, 6, 7]), "{:?}", lab.alive);
     // A generation of the far future is nobody's.
     let lie = MemberRecord { node: node(8), generation: wall + 48 * 3600, incarnation: 0, down: false, addr: addr(8) };
-    lab.nodes.get_mut(&7).unwrap().learn(&[lie], wall, now);
+    lab.nodes.get_mut(&7).unwrap().learn(&[lie], true, wall, now);
     assert_eq!(lab.nodes[&7].len(), 6);
 }
 
@@ -219,7 +219,7 @@ fn two_that_live_under_one_name_do_not_outlive_each_other_without_end_and_notice
         // As sessions do.
         let (records, wall, now) = (lab.nodes[&1].records(), lab.wall(), lab.now);
         for tag in [2, 7] {
-            lab.nodes.get_mut(&tag).unwrap().learn(&records, wall, now);
+            lab.nodes.get_mut(&tag).unwrap().learn(&records, true, wall, now);
             // And as `members/gossiping` does with those who seem to be dead.
             lab.call(tag, 1);
         }
@@ -228,5 +228,64 @@ fn two_that_live_under_one_name_do_not_outlive_each_other_without_end_and_notice
     assert!((1..=10).contains(&lab.twins), "{}", lab.twins);
     for other in [1, 3, 4, 5, 6] {
         assert!(lab.sees(other).len() >= 4, "the others are not disturbed: {:?}", lab.alive[&other]);
+    }
+}
+
+#[test]
+fn a_member_that_tells_of_many_dead_filled_the_directory_for_ever() {
+    let now = Instant::now();
+    let wall = 1_000_000;
+    let directory = Arc::new(Mutex::new(Directory::with_room(50)));
+    let mut swim = Swim::new(node(1), addr(1), Arc::clone(&directory), [1; 32], wall, now).unwrap();
+    let record =
+        |tag: u8, down| MemberRecord { node: node(tag), generation: wall, incarnation: 0, down, addr: addr(tag) };
+    // Ten that live; forty that die, one each second; no room for more.
+    let all: Vec<MemberRecord> = (2..=50).map(|tag| record(tag, false)).collect();
+    swim.learn(&all, false, wall, now);
+    for tag in 12..=50 {
+        swim.learn(&[record(tag, true)], false, wall, now + Duration::from_secs(tag.into()));
+    }
+    let known = |tag: u8| directory.lock().number(&node(tag)).is_some();
+    swim.learn(&[record(60, false)], false, wall, now);
+    assert!(!known(60) && known(50) && swim.len() == 10);
+    // One of those that died long ago has a session all the same.
+    swim.forget(wall, now, |peer| *peer == node(13));
+    let kept: Vec<u8> = (2..=60).filter(|tag| known(*tag)).collect();
+    // A fifth is free: of the dead those that died first are gone.
+    let expected: Vec<u8> = (2..=11).chain([13]).chain(23..=50).collect();
+    assert_eq!(kept, expected);
+    assert_eq!(swim.len(), 10, "nobody who lives is forgotten");
+    swim.learn(&[record(60, false)], false, wall, now);
+    assert!(known(60) && swim.len() == 11);
+    // Whoever is no member any more goes in any case.
+    swim.call(node(70), addr(70), now);
+    assert!(known(70));
+    swim.forget(wall, now, |_| false);
+    assert!(!known(70) && known(60));
+}
+
+#[test]
+fn what_is_known_already_is_no_news() {
+    let (now, wall) = (Instant::now(), 1_000_000);
+    let mut swim = Swim::new(node(1), addr(1), Arc::default(), [1; 32], wall, now).unwrap();
+    let record = |tag: u8, generation, incarnation, down| MemberRecord {
+        node: node(tag),
+        generation,
+        incarnation,
+        down,
+        addr: addr(tag),
+    };
+    swim.learn(&[record(2, 5, 3, false), record(3, 5, 0, true)], false, wall, now);
+    let is_news = |record: MemberRecord| {
+        let mut records = vec![record];
+        swim.retain_news(&mut records);
+        !records.is_empty()
+    };
+    for old in [record(2, 5, 3, false), record(2, 5, 2, false), record(2, 4, 9, true), record(3, 5, 0, true)] {
+        assert!(!is_news(old), "{old:?}");
+    }
+    let new = [record(2, 5, 4, false), record(2, 6, 0, false), record(2, 5, 3, true), record(3, 6, 0, false)];
+    for new in new.into_iter().chain([record(4, 1, 0, false), record(1, wall, 0, true)]) {
+        assert!(is_news(new), "{new:?}");
     }
 }

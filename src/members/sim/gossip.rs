@@ -7,7 +7,7 @@ use rand::RngExt;
 use super::link::place;
 use super::world::{Event, World};
 use crate::members::dialling::GATHER;
-use crate::members::gossip::swim::Event as Noticed;
+use crate::members::gossip::swim::{Event as Noticed, TELL};
 use crate::members::gossiping::{CALL, CALLED, doubted, take_in};
 use crate::members::known::is_nobody;
 use crate::wire::message::MemberRecord;
@@ -80,7 +80,9 @@ impl World {
     pub fn learn_members(&mut self, who: usize, records: &[MemberRecord]) {
         let (now, wall) = (self.instant(), self.wall());
         if let Some(running) = self.running(who) {
-            running.swim.learn(records, wall, now);
+            let mut records = records.to_vec();
+            running.swim.retain_news(&mut records);
+            running.swim.learn(&records, records.len() <= TELL, wall, now);
         }
         self.gossip_effects(who);
     }
