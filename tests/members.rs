@@ -321,7 +321,7 @@ fn who_moves_to_another_network_stays_a_member_and_is_reached_there() {
         .collect();
     nodes.iter().for_each(|node| node.has_peers(2));
     let gossip = |node: &Node| node.status().networks[0].gossip;
-    until("gossip knows all", || nodes.iter().all(|node| gossip(node) == Some(2)).then_some(()));
+    until("gossip knows all", || nodes.iter().all(|node| gossip(node) == Some(2)));
     let began = Instant::now();
     let moved = spaces.renumber(2, 200);
     // The others hear of it, and nobody is missed in the end.
