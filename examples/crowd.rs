@@ -19,7 +19,7 @@ use flashget::catalog::book::CatalogBook;
 use flashget::catalog::entry::Entry;
 use flashget::catalog::own;
 use flashget::members::comparing::{ahead, answer_sums, news};
-use flashget::members::gossip::swim::Swim;
+use flashget::members::gossip::swim::{Swim, TELL};
 use flashget::members::neighbours::neighbours;
 use flashget::net::dial::dial;
 use flashget::net::handshake::{Access, Identity, Kind};
@@ -90,7 +90,7 @@ impl Member {
             if self.silent.load(Ordering::Relaxed) {
                 continue;
             }
-            if let Some((sent, letter)) = self.crowd.sealer.open(&buffer[..len], wall()) {
+            if let Ok((sent, letter)) = self.crowd.sealer.open(&buffer[..len], wall()) {
                 self.swim.lock().receive(&letter, Some((from, sent)), wall(), Instant::now());
                 self.flush();
             }
@@ -127,7 +127,7 @@ impl Service for Door {
             }
             Request::Members { buckets, members } => {
                 let ours = news(member.members(), buckets.into(), &members);
-                member.swim.lock().learn(&members, wall(), Instant::now());
+                member.swim.lock().learn(&members, members.len() <= TELL, wall(), Instant::now());
                 Response::Members(ours)
             }
             Request::Catalog(request) => {
@@ -236,7 +236,7 @@ async fn main() -> Result<(), Failure> {
     ids.sort();
     let ids = Arc::new(ids);
     for (member, identity) in members.iter().zip(identities) {
-        member.swim.lock().learn(&records, wall(), Instant::now());
+        member.swim.lock().learn(&records, false, wall(), Instant::now());
         tokio::spawn(Arc::clone(member).receive());
         tokio::spawn(call_neighbours(Arc::clone(member), Arc::clone(&ids), identity));
         let member = Arc::clone(member);
