@@ -34,6 +34,8 @@ pub enum Behaviour {
     Changed,
     /// Is too busy for this many requests.
     Busy(u64),
+    /// Can't say for so many times that it is asked what it holds: it has only begun.
+    Beginning(u64),
     /// Brings this many bytes per second until it has brought this many chunks, and then nothing, while its session stays.
     Stopping(u64, u64),
 }
@@ -161,7 +163,10 @@ impl PeerLink for FakePeer {
         }
         match request {
             Request::Open(content) if content == self.manifest.content() => {
-                self.opened.fetch_add(1, Ordering::SeqCst);
+                let before = self.opened.fetch_add(1, Ordering::SeqCst);
+                if matches!(self.behaviour, Behaviour::Beginning(times) if before < times) {
+                    return Err(LinkError::Busy);
+                }
                 let content = self.content().await?;
                 Ok(Response::Opened(Opened {
                     held: self.held.lock().clone(),
@@ -190,7 +195,7 @@ impl PeerLink for FakePeer {
         }
         let mut bytes = self.real(index);
         match self.behaviour {
-            Behaviour::Honest => tokio::task::yield_now().await,
+            Behaviour::Honest | Behaviour::Beginning(_) => tokio::task::yield_now().await,
             Behaviour::Slow(rate) => {
                 let _turn = self.turn.lock().await;
                 tokio::time::sleep(Duration::from_secs_f64(bytes.len() as f64 / rate as f64)).await;

@@ -119,6 +119,7 @@ impl Sharer {
         let index = Arc::new(Index::open(&config.index, Arc::clone(&config.sealer))?);
         // Seen in the status at once, as in `add`.
         let status = shares.iter().map(|share| (share.id, new_status(share))).collect();
+        let offers_nothing = shares.is_empty();
         let inbox = Inbox { added: shares, ..Inbox::default() };
         let shared = Arc::new(Shared {
             inbox: Mutex::new(inbox),
@@ -133,6 +134,8 @@ impl Sharer {
             Box::new(move |place: &Place| shared.touch(vec![place.dir.join(as_path(&place.path))]))
         };
         let sources = Arc::new(Sources::new(Arc::clone(&index), stale));
+        // Its catalog is known to others from before, and what the index knows is taken in by the thread.
+        sources.set_begun(offers_nothing);
         let known = index.all()?;
         let work = Work {
             shared: Arc::clone(&shared),
@@ -285,6 +288,7 @@ impl Work {
         let first: Vec<Share> = std::mem::take(&mut self.shared.inbox.lock().added);
         let begun: Vec<(u32, NetworkId)> = first.iter().map(|share| (share.id, share.network)).collect();
         first.into_iter().for_each(|share| self.begin(share));
+        self.sources.set_begun(true);
         let networks: BTreeSet<NetworkId> = begun.iter().map(|(_, network)| *network).collect();
         // Once, with all its shares: one after the other would withdraw those that are not begun yet.
         networks.into_iter().for_each(|network| self.publish(network));

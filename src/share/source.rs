@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,7 +37,8 @@ pub enum SourceError {
     /// The file is not what was published.
     #[error("the file has changed")]
     Changed,
-    /// It can't be read right now: no descriptors, a broken disk. The file may be what it was.
+    /// It can't be read right now: no descriptors, a broken disk, or this node has only begun and does not know yet what it
+    /// shares. The file may be what it was.
     #[error("the file can't be read")]
     Failed,
 }
@@ -83,6 +85,7 @@ pub struct Sources {
     manifests: moka::sync::Cache<ContentId, Arc<Manifest>>,
     open: moka::sync::Cache<(u32, ValidPath, ContentId), Arc<File>>,
     stale: Mutex<Stale>,
+    begun: AtomicBool,
 }
 
 impl Sources {
@@ -95,7 +98,13 @@ impl Sources {
             manifests: moka::sync::Cache::builder().max_capacity(MANIFESTS).weigher(weigh).build(),
             open: moka::sync::Cache::builder().max_capacity(OPEN_FILES).time_to_idle(OPEN_IDLE).build(),
             stale: Mutex::new(stale),
+            begun: AtomicBool::new(true),
         }
+    }
+
+    /// What is offered is not known yet, or is now: until then nobody is told that something is not shared.
+    pub fn set_begun(&self, begun: bool) {
+        self.begun.store(begun, Ordering::Release);
     }
 
     /// Offers a place.
@@ -125,8 +134,10 @@ impl Sources {
 
     /// The manifest of a content that is offered. Blocks on the disk.
     pub fn manifest(&self, network: NetworkId, content: ContentId) -> Result<Arc<Manifest>, SourceError> {
+        // Before it is looked up: what is offered meanwhile counts.
+        let begun = self.begun.load(Ordering::Acquire);
         if !self.offers(network, content) {
-            return Err(SourceError::NotShared);
+            return Err(if begun { SourceError::NotShared } else { SourceError::Failed });
         }
         if let Some(manifest) = self.manifests.get(&content) {
             return Ok(manifest);
@@ -218,6 +229,11 @@ mod tests {
         let sources = Sources::new(Arc::new(index), hears);
         let network = NetworkId([1; 32]);
         let place = |dir: PathBuf| Place { share: 1, network, dir: Arc::new(dir), path: path.clone() };
+        // A daemon that has only begun does not know yet what it shares: others know its catalog from before.
+        sources.set_begun(false);
+        assert_eq!(sources.chunk(network, content, 0).err(), Some(SourceError::Failed));
+        sources.set_begun(true);
+        assert_eq!(sources.chunk(network, content, 0).err(), Some(SourceError::NotShared));
         // Any error but those that tell of the file itself: here, that a name is too long.
         let broken = place(dir.path().join("x".repeat(300)));
         sources.add(content, broken);

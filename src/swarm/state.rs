@@ -441,6 +441,17 @@ impl State {
         }
     }
 
+    /// A source can't say yet what it has: it is asked again, and until then the file is not without a source.
+    pub fn not_ready(&mut self, node: NodeId, now: Instant) {
+        self.source_gone(node, now);
+        self.had_source = true;
+    }
+
+    /// True if anybody waits for something.
+    pub fn is_wanted(&self) -> bool {
+        !self.waiters.is_empty() || !self.downloads.is_empty()
+    }
+
     /// The source stays connected but is of no use for this file.
     pub fn set_aside(&mut self, node: NodeId, phase: Phase, now: Instant) {
         self.release(node, now);

@@ -26,6 +26,8 @@ use crate::wire::message::{Notice, Request, Response};
 
 /// A control request (open, group) that takes longer than this has failed. Others are asked long before.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(5);
+/// A source that can't say yet what it has, as it has only just begun, is asked again after this.
+const BUSY_AGAIN: Duration = Duration::from_millis(200);
 
 /// Why a chunk did not come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -322,14 +324,19 @@ impl Transfer {
         self.around.runtime.spawn(async move {
             let answer = tokio::time::timeout(CONTROL_DEADLINE, link.request(Request::Open(transfer.content))).await;
             drop(small);
+            let busy = matches!(answer, Ok(Err(LinkError::Busy)));
             let (inline, ready) = transfer.with(|state, now| {
                 let outcome = match answer {
                     Ok(Ok(Response::Opened(opened))) => state.opened(node, opened, now),
                     Ok(Err(LinkError::NotHere(_))) if state.is_downloader(node) => state.opened_empty(node),
                     Ok(Err(LinkError::NotHere(_))) => Err(Phase::Useless),
                     Ok(Err(LinkError::Changed)) => Err(Phase::Changed),
+                    Ok(Err(LinkError::Busy)) => {
+                        state.not_ready(node, now);
+                        Ok(None)
+                    }
                     // Might do better later: forgotten, and found anew at the next change of sources.
-                    Ok(Err(LinkError::Closed | LinkError::Busy)) | Err(_) => {
+                    Ok(Err(LinkError::Closed)) | Err(_) => {
                         state.source_gone(node, now);
                         Ok(None)
                     }
@@ -357,6 +364,14 @@ impl Transfer {
                 transfer.around.finder.brought(&node, chunk.bytes().len());
             }
             transfer.prove(ready);
+            if busy {
+                tokio::time::sleep(BUSY_AGAIN).await;
+                // A statement of its own: refreshing takes the lock again.
+                let wanted = transfer.state.lock().is_wanted();
+                if wanted {
+                    transfer.refresh();
+                }
+            }
         });
     }
 

@@ -108,6 +108,15 @@ async fn liars_the_silent_and_the_vanishing_do_no_harm() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn reads_failed_at_once_while_the_only_source_was_starting() {
+    for bytes in [file(1), file(3)] {
+        let (fakes, swarm) = fakes(vec![FakePeer::new(1, &bytes, Behaviour::Beginning(5))]);
+        read_all(&swarm, &bytes).await.unwrap();
+        assert_eq!(opened(&fakes.peers.lock()), [6]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn partial_holders_bring_what_they_hold() {
     let bytes = file(60);
     let first = FakePeer::holding(1, &bytes, Behaviour::Honest, Ranges::of(0..25));
