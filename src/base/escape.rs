@@ -26,9 +26,27 @@ pub fn path_for_terminal(path: &Path) -> String {
     for_terminal(path.as_os_str().as_encoded_bytes())
 }
 
-/// Zero-width and bidirectional controls (Unicode's `Bidi_Control` and kin).
+/// Characters that change how others are shown, or that are not seen at all: bidirectional controls (Unicode's
+/// `Bidi_Control`), and those of `Default_Ignorable_Code_Point` that stand alone, with the fillers among the letters, the
+/// annotations and the tags. Variation selectors are left: they belong to emoji.
 fn is_deceptive(c: char) -> bool {
-    matches!(c, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 #[cfg(test)]
@@ -42,5 +60,16 @@ mod tests {
         assert_eq!(for_terminal(b"a\x1b[2Jb"), "a\\u{1b}[2Jb");
         assert_eq!(for_terminal("exe\u{202e}txt".as_bytes()), "exe\\u{202e}txt");
         assert_eq!(for_terminal(b"\xff\n"), "\\xff\\u{a}");
+    }
+
+    #[test]
+    fn two_names_that_look_the_same_are_told_apart() {
+        for unseen in
+            ["\u{ad}", "\u{34f}", "\u{1160}", "\u{180e}", "\u{200d}", "\u{206a}", "\u{3164}", "\u{ffa0}", "\u{e0041}"]
+        {
+            assert!(for_terminal(format!("a{unseen}.iso").as_bytes()).is_ascii(), "{unseen:?}");
+        }
+        // A heart as it is typed.
+        assert_eq!(for_terminal("\u{2764}\u{fe0f}".as_bytes()), "\u{2764}\u{fe0f}");
     }
 }
