@@ -29,11 +29,8 @@ const MAX_CALLER_ADDRS: usize = 4;
 impl Membership {
     /// Has `node`, which others say is alive and which can't be dialled, call this one; unless that is under way.
     pub(super) fn ask_for_call(self: &Arc<Self>, node: NodeId) {
-        let worth = {
-            let roster = self.roster.lock();
-            !roster.has(&node) && (roster.is_live(&node) || roster.is_doubted(&node))
-        };
-        if worth && self.calls.lock().begin(node, Instant::now()) {
+        let missed = self.roster.lock().is_missed(&node);
+        if missed && self.calls.lock().begin(node, Instant::now()) {
             tracing::debug!(peer = %node.short(12), "asking others to have it call");
             let membership = Arc::clone(self);
             tokio::spawn(async move { membership.have_called(node).await });
@@ -90,11 +87,8 @@ impl Membership {
         let mut sessions = self.sessions();
         let end = tokio::time::Instant::now() + most;
         loop {
-            let waits = {
-                let roster = self.roster.lock();
-                !roster.has(&node) && (roster.is_live(&node) || roster.is_doubted(&node))
-            };
-            if !waits || tokio::time::Instant::now() >= end {
+            let missed = self.roster.lock().is_missed(&node);
+            if !missed || tokio::time::Instant::now() >= end {
                 return self.link(&node);
             }
             let _ = tokio::time::timeout(LOOK, sessions.changed()).await;

@@ -276,6 +276,11 @@ impl Roster {
         self.nodes.get(node).is_some_and(|evidence| evidence.doubt.is_some() && evidence.is_said_to_live())
     }
 
+    /// True if `node` is said to be alive and there is no session with it.
+    pub fn is_missed(&self, node: &NodeId) -> bool {
+        !self.has(node) && (self.is_live(node) || self.is_doubted(node))
+    }
+
     /// Somebody said something outside of a session. True if this node was cut off until then.
     pub fn heard(&mut self, now: Instant) -> bool {
         let cut_off = self.cut_off(now);

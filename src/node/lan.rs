@@ -23,31 +23,23 @@ type Subnet = (IpAddr, u8);
 /// True if that may be somebody on this host's local network: anybody there may announce any address, and nodes should not
 /// be made to call around in the world.
 fn is_local(ip: IpAddr, subnets: &[Subnet]) -> bool {
-    let shares = |(own, bits): &Subnet| match (own, ip) {
-        (IpAddr::V4(own), IpAddr::V4(ip)) => {
-            *bits > 0 && (own.to_bits() ^ ip.to_bits()).leading_zeros() >= u32::from(*bits)
-        }
-        (IpAddr::V6(own), IpAddr::V6(ip)) => {
-            *bits > 0 && (own.to_bits() ^ ip.to_bits()).leading_zeros() >= u32::from(*bits)
-        }
-        _ => false,
+    // Of an interface that claims everything nobody is near.
+    let shares = |(own, bits): &Subnet| {
+        let alike = match (own, ip) {
+            (IpAddr::V4(own), IpAddr::V4(ip)) => (own.to_bits() ^ ip.to_bits()).leading_zeros(),
+            (IpAddr::V6(own), IpAddr::V6(ip)) => (own.to_bits() ^ ip.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        *bits > 0 && alike >= u32::from(*bits)
     };
-    let plausible = match ip {
-        IpAddr::V4(ip) => {
-            if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() {
-                return false;
-            }
-            ip.is_private() || ip.is_link_local()
-        }
-        IpAddr::V6(ip) => {
-            if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.to_ipv4_mapped().is_some() {
-                return false;
-            }
-            // An address of one link means nothing without its interface.
-            ip.is_unique_local() && !ip.is_unicast_link_local()
-        }
+    let (is_nobody, is_private) = match ip {
+        IpAddr::V4(ip) => (ip.is_broadcast(), ip.is_private() || ip.is_link_local()),
+        IpAddr::V6(ip) => (ip.to_ipv4_mapped().is_some(), ip.is_unique_local()),
     };
-    plausible || subnets.iter().any(shares)
+    if is_nobody || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
+        return false;
+    }
+    is_private || subnets.iter().any(shares)
 }
 
 /// Where this host is now.

@@ -608,7 +608,7 @@ impl State {
     /// Who waits for what nobody can bring gets an error: at once where there never was a source, after a grace where
     /// there was one.
     fn watch_hopeless(&mut self, now: Instant) {
-        if (self.waiters.is_empty() && self.downloads.is_empty()) || !self.is_hopeless() {
+        if !self.is_wanted() || !self.is_hopeless() {
             self.hopeless_since = None;
             return;
         }
